@@ -1,0 +1,116 @@
+"""Argument checks and their messages: the argument's name, what was expected, what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "check_choice",
+    "check_device",
+    "check_floating",
+    "check_label_range",
+    "check_labels",
+    "check_number",
+    "check_shape",
+    "check_tensor",
+]
+
+IGNORED_LABEL = -1
+
+
+def check_tensor(value: Any, name: str) -> Tensor:
+    """Return ``value`` if it is a tensor, else raise TypeError."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    return value
+
+
+def check_floating(value: Any, name: str) -> Tensor:
+    """Return ``value`` if it is a real floating-point tensor, else raise TypeError."""
+    check_tensor(value, name)
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got dtype {value.dtype}")
+    tensor: Tensor = value
+    return tensor
+
+
+def check_shape(value: Tensor, name: str, shape: Sequence[int | str]) -> None:
+    """Compare a tensor's shape with ``shape``, in which a string names a free size.
+
+    >>> check_shape(torch.zeros(3, 5), "logits", ("N", 7))
+    Traceback (most recent call last):
+    ...
+    ValueError: logits: expected shape (N, 7), got (3, 5)
+    """
+    matches = value.ndim == len(shape) and all(
+        isinstance(want, str) or have == want for have, want in zip(value.shape, shape)
+    )
+    if not matches:
+        want = ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "")
+        raise ValueError(f"{name}: expected shape ({want}), got {tuple(value.shape)}")
+
+
+def check_device(reference: Tensor, **others: Tensor | None) -> None:
+    """Raise ValueError unless every tensor is on the device of ``reference``."""
+    for name, other in others.items():
+        if other is not None and other.device != reference.device:
+            raise ValueError(f"{name}: expected device {reference.device}, got {other.device}")
+
+
+def check_labels(labels: Any, size: int, num_classes: int | None = None, name: str = "labels") -> Tensor:
+    """Check int64 labels of shape (size,); -1 means unlabelled. Values are checked where that costs no sync."""
+    check_tensor(labels, name)
+    if labels.dtype != torch.int64:
+        raise TypeError(f"{name}: expected dtype torch.int64, got {labels.dtype}")
+    check_shape(labels, name, (size,))
+    if num_classes is not None:
+        check_label_range(labels, num_classes, name)
+    tensor: Tensor = labels
+    return tensor
+
+
+def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") -> None:
+    """Raise ValueError for labels outside -1..num_classes-1 (on the CPU, outside a compiled region)."""
+    if torch.compiler.is_compiling() or labels.device.type != "cpu" or labels.numel() == 0:
+        return
+    if type(labels) is not Tensor and type(labels) is not torch.nn.Parameter:  # fake and functional tensors hold no values
+        return
+    low, high = (int(bound) for bound in torch.aminmax(labels))
+    if low < IGNORED_LABEL or high >= num_classes:
+        raise ValueError(f"{name}: expected values in 0..{num_classes - 1} or -1 (unlabelled), got {low}..{high}")
+
+
+def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``choices``, else raise ValueError.
+
+    >>> check_choice("avg", "reduction", ("none", "mean", "sum"))
+    Traceback (most recent call last):
+    ...
+    ValueError: reduction: expected one of 'none', 'mean', 'sum', got 'avg'
+    """
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    choice: str = value
+    return choice
+
+
+def check_number(
+    value: Any,
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    integer: bool = False,
+    open_low: bool = False,
+) -> None:
+    """Raise unless ``value`` is a finite number in [low, high] (or (low, high] with ``open_low``)."""
+    kind = int if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {'an integer' if integer else 'a number'}, got {value!r}")
+    if not math.isfinite(value) or value > high or value < low or (open_low and value == low):
+        raise ValueError(f"{name}: expected a value in {'(' if open_low else '['}{low}, {high}], got {value!r}")

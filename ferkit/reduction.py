@@ -1,0 +1,67 @@
+"""None, mean and sum with weights, masks and the empty set: one helper for every loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ferkit.checks import IGNORED_LABEL, check_choice, check_device, check_floating, check_shape
+
+__all__ = ["REDUCTIONS", "combine_weights", "reduce", "safe_divide"]
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def safe_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, and 0 with a zero gradient where the denominator is 0."""
+    empty = denominator == 0
+    return torch.where(empty, numerator * 0, numerator / torch.where(empty, torch.ones_like(denominator), denominator))
+
+
+def combine_weights(
+    labels: Tensor | None,
+    size: int,
+    like: Tensor,
+    sample_weight: Tensor | None = None,
+    class_weight: Tensor | None = None,
+) -> Tensor | None:
+    """One weight per sample (N,): sample weight times class weight, 0 for labels of -1; None if all are 1."""
+    weight = None
+    if sample_weight is not None:
+        check_floating(sample_weight, "sample_weight")
+        if sample_weight.ndim == 2 and sample_weight.shape[-1] == 1:
+            sample_weight = sample_weight[:, 0]
+        check_shape(sample_weight, "sample_weight", (size,))
+        check_device(like, sample_weight=sample_weight)
+        weight = sample_weight.to(like.dtype)
+    if labels is None:
+        return weight
+    if class_weight is not None:
+        check_floating(class_weight, "class_weight")
+        check_device(like, class_weight=class_weight)
+        per_sample = class_weight.to(like.dtype)[labels.clamp_min(0)]
+        weight = per_sample if weight is None else weight * per_sample
+    labelled = labels != IGNORED_LABEL
+    return labelled.to(like.dtype) if weight is None else weight * labelled
+
+
+def reduce(values: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
+    """Reduce per-sample values (N,) with weights (N,).
+
+    ``none`` gives ``weight * values``, ``sum`` their sum, ``mean`` their sum over the sum of the weights. A sample of
+    weight 0 takes no part, whatever its value (NaN included); with no weight left the result is 0, and so is its
+    gradient.
+
+    >>> reduce(torch.tensor([1.0, 3.0]), "mean", torch.tensor([1.0, 3.0]))
+    tensor(2.5000)
+    """
+    check_choice(reduction, "reduction", REDUCTIONS)
+    if weight is not None:
+        values = torch.where(weight == 0, torch.zeros_like(values), values) * weight
+    if reduction == "none":
+        return values
+    total = values.sum()
+    if reduction == "sum":
+        return total
+    count = torch.full_like(total, values.numel()) if weight is None else weight.sum()
+    return safe_divide(total, count)

@@ -1,0 +1,25 @@
+"""The ``ferkit`` command: parses, then calls one task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``ferkit ARGV``; the exit status is 0, or 2 for an error of the user's (one line, no traceback)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["info"] and len(arguments) == 1:  # needs torch and numpy alone
+            from ferkit.info import report
+
+            print(report())
+            return 0
+        from ferkit.cli.parser import run
+
+        return run(arguments)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"ferkit: error: {error}", file=sys.stderr)
+        return 2

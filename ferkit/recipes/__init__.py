@@ -1,0 +1,30 @@
+"""Whole methods as LightningModules; names resolve on first use, so that the package imports without Lightning."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "CrossEntropy": "ferkit.recipes.cross_entropy",
+    "DMUE": "ferkit.recipes.dmue",
+    "Recipe": "ferkit.recipes.base",
+}
+
+__all__ = ["DMUE", "CrossEntropy", "Recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_EXPORTS[name])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "ferkit":
+            raise
+        raise ImportError(f'ferkit.recipes needs {error.name}: pip install "ferkit[train]"') from error
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,34 @@
+"""One function a command, usable from Python; names resolve on first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "DataOptions": "ferkit.tasks.data",
+    "FitOptions": "ferkit.tasks.train",
+    "demo": "ferkit.tasks.demo",
+    "evaluate": "ferkit.tasks.evaluate",
+    "train": "ferkit.tasks.train",
+}
+
+__all__ = ["DataOptions", "FitOptions", "demo", "evaluate", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_EXPORTS[name])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == "ferkit":
+            raise
+        raise ImportError(f'ferkit.tasks needs {error.name}: pip install "ferkit[train]"') from error
+    value = getattr(module, name)
+    globals()[name] = value  # the submodule of the same name would shadow the function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,55 @@
+# make demo | test | test-minimal | lint | types | bench: each makes what it needs, from Python 3.10 or newer alone.
+PYTHON ?= python3
+VENV ?= .venv
+MINIMAL_VENV ?= .venv-minimal
+BIN = $(VENV)/bin
+SOURCES = setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: all demo test test-minimal lint types bench clean
+
+all: $(VENV)/.ready
+
+# The torch that is installed must be the one ferkit is built against, hence --no-build-isolation.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77"
+	$(BIN)/python -m pip install --quiet torch torchvision numpy
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.torch $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[all]"
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[all,test]"
+	@touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/ferkit demo
+
+test: $(VENV)/.tools
+	$(BIN)/python -m pytest -q --cov=ferkit --cov-report=term:skip-covered --cov-fail-under=90
+
+# Only torch (the small CPU build) and numpy: the losses work, and what is missing is explained.
+$(MINIMAL_VENV)/.ready: $(SOURCES)
+	$(PYTHON) -m venv $(MINIMAL_VENV)
+	$(MINIMAL_VENV)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77"
+	$(MINIMAL_VENV)/bin/python -m pip install --quiet torch==2.13.0 numpy
+	FERKIT_BUILD=cpu $(MINIMAL_VENV)/bin/python -m pip install --quiet --no-build-isolation .
+	@touch $@
+
+test-minimal: $(MINIMAL_VENV)/.ready
+	cd tests/minimal && ../../$(MINIMAL_VENV)/bin/python -m unittest -v test_minimal
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.tools
+	$(BIN)/mypy
+
+bench: $(VENV)/.tools
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf build *.egg-info ferkit/*.so ferkit/_build_info.json

@@ -1,0 +1,50 @@
+"""What is installed, which backend each operator takes here, and why not the others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+
+import torch
+
+import ferkit
+from ferkit.ops import _select
+
+__all__ = ["report"]
+
+EXTRAS = {
+    "train": "torchvision lightning torchmetrics jsonargparse matplotlib pillow pandas pyarrow scikit-learn",
+    "graph": "faiss-gpu scipy safetensors",
+    "triton": "triton",
+}
+
+
+def report() -> str:
+    """The text of ``ferkit info``: versions, devices, extras and operators."""
+    lines = [
+        f"ferkit {ferkit.__version__}  python {platform.python_version()}  {platform.system()} {platform.machine()}",
+        f"torch  {torch.__version__}  {torch.get_num_threads()} threads  CUDA build: {torch.version.cuda or 'no'}",
+        "",
+        "extras",
+    ]
+    for extra, packages in EXTRAS.items():
+        versions = {package: _version(package) for package in packages.split()}
+        missing = [package for package, version in versions.items() if version is None]
+        state = "complete" if not missing else f'missing {", ".join(missing)}: pip install "ferkit[{extra}]"'
+        lines.append(f"  {extra:8}{state}")
+        lines += [f"    {package} {version}" for package, version in versions.items() if version is not None]
+    lines += ["", "operators"]
+    for device, operators in _select.report().items():
+        for operator, backends in operators.items():
+            taken = next((name for name, reason in backends.items() if reason is None), "none")
+            lines.append(f"  {operator} on {device}: {taken}")
+            lines += [f"    {name}: {reason}" for name, reason in backends.items() if reason is not None]
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,127 @@
+"""What every recipe shares: backbone, augmentation, optimiser, validation and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from ferkit.blocks.branched_backbone import BranchedBackbone
+from ferkit.blocks.pretrained import load_pretrained
+from ferkit.checks import check_number
+from ferkit.data.augment import normalize_images, random_crop_flip
+
+__all__ = ["Recipe"]
+
+Batch = dict[str, Tensor]
+
+
+class Recipe(lightning.LightningModule):
+    """A backbone trained on batches ``{"image": uint8 (N,3,H,W), "label": (N,), "index": (N,)}``.
+
+    Subclasses give ``training_loss(images, labels) -> dict`` whose entry ``"loss"`` is minimised and whose other
+    entries are logged. Augmentation is a function of (seed, epoch, batch), so that a resumed run sees the same images.
+
+    Args:
+        num_classes: C.
+        mining: how :class:`~ferkit.blocks.BranchedBackbone` branches; ``"none"`` for a plain classifier.
+        backbone: a name in ``ferkit.blocks.BACKBONES``.
+        pretrained: an ImageNet-style checkpoint of the backbone, or None to start from scratch.
+        learning_rate: of Adam.
+        weight_decay: of Adam (L2, as in the paper).
+        milestones: shares of the run after which the learning rate is multiplied by ``decay``; the paper's epochs
+            10 and 20 of 40 are 0.25 and 0.5.
+        decay: the factor at a milestone.
+        padding: largest shift of the random crop, in pixels.
+        flip: probability of a mirror image.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        mining: str,
+        backbone: str = "small",
+        pretrained: str | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        milestones: Sequence[float] = (0.6, 0.85),
+        decay: float = 0.1,
+        padding: int = 4,
+        flip: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_number(learning_rate, "learning_rate", 0, open_low=True)
+        check_number(weight_decay, "weight_decay", 0)
+        check_number(decay, "decay", 0, 1)
+        check_number(padding, "padding", 0, integer=True)
+        check_number(flip, "flip", 0, 1)
+        for share in milestones:
+            check_number(share, "milestones", 0, 1)
+        self.num_classes = num_classes
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.milestones, self.decay = tuple(milestones), decay
+        self.padding, self.flip, self.seed = padding, flip, seed
+        self.model = BranchedBackbone(backbone, num_classes, mining)
+        # Convolutions on the CPU and on tensor cores are faster with channels last; the results are the same sums.
+        self.model.to(memory_format=torch.channels_last)
+        self.load_report = load_pretrained(self.model, pretrained) if pretrained is not None else None
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=-1)
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The loss of one batch under ``"loss"``, and its parts."""
+        raise TypeError(f"{type(self).__name__} must define training_loss")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images = normalize_images(random_crop_flip(batch["image"], self._generator(batch_idx), self.padding, self.flip))
+        losses = self.training_loss(images.contiguous(memory_format=torch.channels_last), batch["label"])
+        self.log_dict(
+            {f"train_{name}": value.detach() for name, value in losses.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(images),
+        )
+        self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
+        return losses["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self(batch["image"])
+        loss = F.cross_entropy(logits, batch["label"], ignore_index=-1)
+        self.val_accuracy(logits, batch["label"])
+        self.log_dict({"val_loss": loss, "val_accuracy": self.val_accuracy}, prog_bar=True, batch_size=len(logits))
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities (N, C) of the target branch."""
+        return self(batch["image"]).softmax(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, C) of uint8 images (N, 3, H, W)."""
+        logits: Tensor = self.model(normalize_images(images).contiguous(memory_format=torch.channels_last)).logits
+        return logits
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.Adam(
+            self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        epochs = max(self.trainer.max_epochs or 1, 1)
+        steps = sorted({max(round(share * epochs), 1) for share in self.milestones})
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, steps, self.decay),
+        }
+
+    def on_train_epoch_start(self) -> None:
+        sampler = getattr(self.trainer.train_dataloader, "batch_sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self.current_epoch)
+
+    def _generator(self, batch_idx: int) -> torch.Generator:
+        entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
+        return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))

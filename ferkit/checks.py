@@ -74,15 +74,23 @@ def check_labels(labels: Any, size: int, num_classes: int | None = None, name: s
     return tensor
 
 
-def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") -> None:
-    """Raise ValueError for labels outside -1..num_classes-1 (on the CPU, outside a compiled region)."""
-    if torch.compiler.is_compiling() or labels.device.type != "cpu" or labels.numel() == 0:
-        return
-    if type(labels) is not Tensor and type(labels) is not torch.nn.Parameter:  # fake and functional tensors hold no values
-        return
+def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") -> bool:
+    """Raise ValueError for labels outside -1..num_classes-1 (on the CPU, outside a compiled region).
+
+    True if the values were read and none is -1: then the caller may leave out the handling of unlabelled rows.
+    """
+    if torch.compiler.is_compiling() or labels.device.type != "cpu":
+        return False
+    if (
+        type(labels) is not Tensor and type(labels) is not torch.nn.Parameter
+    ):  # fake and functional tensors hold no values
+        return False
+    if labels.numel() == 0:
+        return True
     low, high = (int(bound) for bound in torch.aminmax(labels))
     if low < IGNORED_LABEL or high >= num_classes:
         raise ValueError(f"{name}: expected values in 0..{num_classes - 1} or -1 (unlabelled), got {low}..{high}")
+    return low > IGNORED_LABEL
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:

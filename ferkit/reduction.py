@@ -24,8 +24,13 @@ def combine_weights(
     like: Tensor,
     sample_weight: Tensor | None = None,
     class_weight: Tensor | None = None,
+    num_classes: int | None = None,
+    complete: bool = False,
 ) -> Tensor | None:
-    """One weight per sample (N,): sample weight times class weight, 0 for labels of -1; None if all are 1."""
+    """One weight per sample (N,): sample weight times class weight, 0 for labels of -1; None if all are 1.
+
+    ``complete`` says that no label is -1 (see ``check_label_range``), which spares the search for them.
+    """
     weight = None
     if sample_weight is not None:
         check_floating(sample_weight, "sample_weight")
@@ -34,15 +39,19 @@ def combine_weights(
         check_shape(sample_weight, "sample_weight", (size,))
         check_device(like, sample_weight=sample_weight)
         weight = sample_weight.to(like.dtype)
-    if labels is None:
-        return weight
     if class_weight is not None:
+        if labels is None:
+            raise ValueError("class_weight: expected labels beside it, got None")
         check_floating(class_weight, "class_weight")
+        check_shape(class_weight, "class_weight", ("C" if num_classes is None else num_classes,))
         check_device(like, class_weight=class_weight)
         per_sample = class_weight.to(like.dtype)[labels.clamp_min(0)]
         weight = per_sample if weight is None else weight * per_sample
+    if labels is None or complete:
+        return weight
     labelled = labels != IGNORED_LABEL
-    return labelled.to(like.dtype) if weight is None else weight * labelled
+    # not a product: a weight of NaN on an unlabelled sample takes no part either
+    return labelled.to(like.dtype) if weight is None else torch.where(labelled, weight, 0)
 
 
 def reduce(values: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
@@ -57,11 +66,12 @@ def reduce(values: Tensor, reduction: str = "mean", weight: Tensor | None = None
     """
     check_choice(reduction, "reduction", REDUCTIONS)
     if weight is not None:
-        values = torch.where(weight == 0, torch.zeros_like(values), values) * weight
+        values = torch.where(weight == 0, 0, values) * weight
     if reduction == "none":
         return values
     total = values.sum()
     if reduction == "sum":
         return total
-    count = torch.full_like(total, values.numel()) if weight is None else weight.sum()
-    return safe_divide(total, count)
+    if weight is None:
+        return total / max(values.numel(), 1)
+    return safe_divide(total, weight.sum())

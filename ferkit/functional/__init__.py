@@ -1,0 +1,20 @@
+"""Losses and their parts as functions: argument checks, precision, weights and reduction over the operators."""
+
+from ferkit.functional.cross_entropy import auxiliary_cross_entropy, weighted_logit_cross_entropy
+from ferkit.functional.latent import latent_distribution, latent_distribution_loss, sharpen
+from ferkit.functional.preserving import msp_loss, similarity_preserving_loss
+from ferkit.functional.ramps import ramp_down, ramp_up
+from ferkit.functional.similarity import class_similarity
+
+__all__ = [
+    "auxiliary_cross_entropy",
+    "class_similarity",
+    "latent_distribution",
+    "latent_distribution_loss",
+    "msp_loss",
+    "ramp_down",
+    "ramp_up",
+    "sharpen",
+    "similarity_preserving_loss",
+    "weighted_logit_cross_entropy",
+]

@@ -1,0 +1,58 @@
+"""Data: one manifest format, parsers for published datasets, label noise, rendered faces.
+
+The names are loaded on first use; importing this package needs torch and numpy only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dataset import FaceDataset
+    from .emotions import EMOTIONS, canonical_emotion
+    from .images import ImageError
+    from .manifest import Manifest
+    from .noise import flip_labels
+    from .readers.fer2013_pixels import write_ferplus_images
+    from .readers.ferplus import ferplus
+    from .readers.folder import image_folder
+    from .synthetic import SyntheticFaces
+
+__all__ = [
+    "EMOTIONS",
+    "FaceDataset",
+    "ImageError",
+    "Manifest",
+    "SyntheticFaces",
+    "canonical_emotion",
+    "ferplus",
+    "flip_labels",
+    "image_folder",
+    "write_ferplus_images",
+]
+
+_MODULES = {
+    "EMOTIONS": "emotions",
+    "FaceDataset": "dataset",
+    "ImageError": "images",
+    "Manifest": "manifest",
+    "SyntheticFaces": "synthetic",
+    "canonical_emotion": "emotions",
+    "ferplus": "readers.ferplus",
+    "flip_labels": "noise",
+    "image_folder": "readers.folder",
+    "write_ferplus_images": "readers.fer2013_pixels",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,31 @@
+"""Tables, plots and contact sheets made from runs. Every file appears whole or not at all."""
+
+from importlib.util import find_spec
+
+try:
+    _found = find_spec("matplotlib") is not None
+except (ImportError, ValueError):  # blocked by an import hook, or half-loaded
+    _found = False
+if not _found:
+    raise ImportError('ferkit.reports needs matplotlib: pip install "ferkit[train]"')
+
+from ferkit.reports._files import replacing, save_figure, write_json, write_text
+from ferkit.reports.confusion import plot_confusion
+from ferkit.reports.curves import plot_curves
+from ferkit.reports.distributions import plot_distributions
+from ferkit.reports.dmue import dmue_sheet
+from ferkit.reports.faces import face_sheet
+from ferkit.reports.tables import comparison_table
+
+__all__ = [
+    "comparison_table",
+    "dmue_sheet",
+    "face_sheet",
+    "plot_confusion",
+    "plot_curves",
+    "plot_distributions",
+    "replacing",
+    "save_figure",
+    "write_json",
+    "write_text",
+]

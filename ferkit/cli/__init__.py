@@ -17,8 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(report())
             return 0
-        from ferkit.cli.parser import run
-
+        try:
+            from ferkit.cli.parser import run
+        except ModuleNotFoundError as error:
+            raise ImportError(f'this command needs {error.name}: pip install "ferkit[train]"') from error
         return run(arguments)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"ferkit: error: {error}", file=sys.stderr)

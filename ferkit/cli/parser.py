@@ -1,0 +1,99 @@
+"""Options of every command, from the signatures of what they call (jsonargparse)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ferkit import tasks
+
+__all__ = ["build_parser", "run"]
+
+RECIPES = {"ce": "ferkit.recipes.CrossEntropy", "dmue": "ferkit.recipes.DMUE"}
+DATA = {field.name for field in fields(tasks.DataOptions)}
+FIT = {field.name for field in fields(tasks.FitOptions)}
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of ``ferkit``, with one sub-command a task."""
+    parser = ArgumentParser(prog="ferkit", description="Facial expression recognition from doubtful labels.")
+    commands = parser.add_subcommands(dest="command")
+    train = ArgumentParser(description="Train a recipe into a run folder.")
+    methods = train.add_subcommands(dest="method")
+    for method, recipe in RECIPES.items():
+        methods.add_subcommand(method, _train_parser(method, recipe), help=f"train {recipe.rsplit('.', 1)[-1]}")
+    commands.add_subcommand("train", train, help="train a recipe into a run folder")
+    commands.add_subcommand("evaluate", _evaluate_parser(), help="score a run on a labelled set")
+    demo = ArgumentParser(description="Cross-entropy against DMUE on rendered faces with 30 % of the labels flipped.")
+    demo.add_function_arguments(tasks.demo)
+    commands.add_subcommand("demo", demo, help="cross-entropy against DMUE on rendered faces, in minutes")
+    commands.add_subcommand("info", ArgumentParser(), help="versions, extras, and the backend each operator takes")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parse and call one task."""
+    options = build_parser().parse_args([_underscored(word) for word in argv])
+    command = options.command
+    if command == "train":
+        method = options.train.method
+        _train(method, options.train[method])
+    elif command == "evaluate":
+        chosen = options.evaluate
+        _print(tasks.evaluate(chosen.run, tasks.DataOptions(**_take(chosen, DATA)), chosen.split, chosen.batch_size))
+    elif command == "demo":
+        tasks.demo(**options.demo.as_dict())
+    elif command == "info":
+        from ferkit.info import report
+
+        print(report())
+    return 0
+
+
+def _train_parser(method: str, recipe: str) -> ArgumentParser:
+    parser = ArgumentParser(description=f"Train {recipe}.")
+    parser.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml")
+    parser.add_argument("--method", default=method, choices=[method], help="written into config.yaml")
+    parser.add_argument("--classes", type=list[str] | None, default=None, help="class names in order, where not given by the data")
+    parser.add_class_arguments(tasks.DataOptions, skip={"classes"})
+    parser.add_class_arguments(tasks.FitOptions)
+    module, name = recipe.rsplit(".", 1)
+    from ferkit import recipes
+
+    parser.add_class_arguments(getattr(recipes, name), skip={"num_classes", "seed"})
+    return parser
+
+
+def _evaluate_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Score a run on a labelled set.")
+    parser.add_argument("run", type=str, help="a run folder")
+    parser.add_argument("--split", type=str, default="validation", help="train, validation or test")
+    parser.add_argument("--batch_size", type=int, default=256, help="images at once")
+    parser.add_class_arguments(tasks.DataOptions)
+    return parser
+
+
+def _train(method: str, options: Namespace) -> None:
+    data = tasks.DataOptions(**_take(options, DATA))
+    fit = tasks.FitOptions(**_take(options, FIT))
+    rest = {key: value for key, value in options.as_dict().items() if key not in DATA | FIT | {"method", "config"}}
+    _print(tasks.train(method, data, fit, rest))
+
+
+def _take(options: Namespace, names: set[str]) -> dict[str, object]:
+    return {name: value for name, value in options.as_dict().items() if name in names}
+
+
+def _print(figures: dict[str, float]) -> None:
+    for name, value in figures.items():
+        print(f"{name:20} {value:.4f}")
+
+
+def _underscored(word: str) -> str:
+    """``--batch-size`` as ``--batch_size``: options are named after arguments."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value

@@ -1,0 +1,68 @@
+"""Score a trained run on a labelled set: accuracy, and the distance of its distributions from the votes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from ferkit.metrics import distribution_kl, mean_class_accuracy, total_variation
+from ferkit.recipes import Recipe
+from ferkit.reports import plot_confusion, write_json
+from ferkit.tasks.data import DataOptions, build_dataset
+from ferkit.tasks.run import Run, load_recipe
+
+__all__ = ["evaluate", "predict", "score"]
+
+
+@torch.no_grad()
+def predict(recipe: Recipe, dataset: Any, batch_size: int = 256) -> Tensor:
+    """Class probabilities (N, C) of every image, without augmentation, in the dataset's order."""
+    training = recipe.training
+    recipe.eval()
+    batches = [recipe(batch["image"].to(recipe.device)).softmax(1).cpu() for batch in DataLoader(dataset, batch_size)]
+    recipe.train(training)
+    return torch.cat(batches) if batches else torch.zeros(0, recipe.num_classes)
+
+
+def score(probabilities: Tensor, dataset: Any) -> dict[str, float]:
+    """Accuracy and mean class accuracy against the labels; total variation and KL (nats) where there are votes."""
+    labels = dataset.labels
+    known = labels >= 0
+    classes = probabilities.shape[1]
+    result = {
+        "images": float(len(labels)),
+        "accuracy": float((probabilities.argmax(1) == labels)[known].double().mean()),
+        "mean_class_accuracy": float(mean_class_accuracy(probabilities, labels, classes)),
+    }
+    if dataset.distributions is not None:
+        result["total_variation"] = float(total_variation(probabilities, dataset.distributions))
+        result["kl"] = float(distribution_kl(probabilities, dataset.distributions))
+    return result
+
+
+def evaluate(run: str, data: DataOptions, split: str = "validation", batch_size: int = 256) -> dict[str, float]:
+    """Score the run in folder ``run`` on a split of any dataset with its classes.
+
+    Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and returns the figures.
+    """
+    folder = Run(Path(run))
+    recipe = load_recipe(folder)
+    dataset = build_dataset(data, split, classes=folder.read_config()["classes"])
+    probabilities = predict(recipe, dataset, batch_size)
+    figures = score(probabilities, dataset)
+    name = f"{data.data}-{split}"
+    write_json(folder.folder / f"evaluate-{name}.json", figures)
+    confusion_figure(probabilities, dataset, folder.figures / f"confusion-{name}.png")
+    return figures
+
+
+def confusion_figure(probabilities: Tensor, dataset: Any, path: Path) -> None:
+    """Draw the confusion matrix of the labelled images."""
+    matrix = multiclass_confusion_matrix(probabilities, dataset.labels, probabilities.shape[1], ignore_index=-1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot_confusion(matrix, dataset.classes, path)

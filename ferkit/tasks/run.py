@@ -1,0 +1,100 @@
+"""The run folder: config.yaml, metrics.csv, metrics.json, labels.csv, checkpoints/ and figures/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import ferkit
+from ferkit.blocks.pretrained import read_checkpoint
+from ferkit.recipes import DMUE, CrossEntropy, Recipe
+from ferkit.reports import write_text
+
+__all__ = ["METHODS", "Run", "load_recipe"]
+
+METHODS: dict[str, type[Recipe]] = {"ce": CrossEntropy, "dmue": DMUE}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one run."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics_csv(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def metrics_json(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / "labels.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write the flat configuration, in the form that ``ferkit train --config`` reads."""
+        header = f"# ferkit {ferkit.__version__}, method {config['method']}\n"
+        write_text(self.config, header + yaml.safe_dump(config, sort_keys=False))
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration; ValueError if the folder holds none."""
+        if not self.config.is_file():
+            raise ValueError(f"run: expected a run folder with config.yaml, got {str(self.folder)!r}")
+        config = yaml.safe_load(self.config.read_text())
+        if not isinstance(config, dict) or config.get("method") not in METHODS:
+            raise ValueError(f"run: {self.config} is not a configuration written by ferkit")
+        return config
+
+    def claim(self, config: dict[str, Any], resume: bool) -> Path | None:
+        """Take the folder for a new run, or return the checkpoint to continue from.
+
+        Raises:
+            ValueError: if it holds a run and ``resume`` is off, or a run of another configuration.
+        """
+        if self.config.exists():
+            if not resume:
+                raise ValueError(
+                    f"out: {str(self.folder)!r} already holds a run; choose another folder or continue it (--resume true)"
+                )
+            before = self.read_config()
+            changed = [key for key in config if key != "out" and before.get(key) != config[key]]
+            if changed:
+                pairs = ", ".join(f"{key} (was {before.get(key)!r}, now {config[key]!r})" for key in changed)
+                raise ValueError(f"resume: the run in {str(self.folder)!r} had other settings: {pairs}")
+            return self.checkpoint if self.checkpoint.exists() else None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
+        return None
+
+
+def load_recipe(run: Run) -> Recipe:
+    """The trained recipe of a run, on the CPU, in eval mode.
+
+    Raises:
+        ValueError: for a folder that is no run, one without a checkpoint, or a checkpoint that cannot be read.
+    """
+    config = run.read_config()
+    state = read_checkpoint(run.checkpoint)
+    try:
+        recipe = METHODS[config["method"]](**{**state["hyper_parameters"], "pretrained": None})
+        recipe.load_state_dict(state["state_dict"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"checkpoint: {str(run.checkpoint)!r} does not fit method {config['method']!r} ({error})") from error
+    return recipe.eval()

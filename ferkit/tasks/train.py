@@ -1,0 +1,144 @@
+"""Train one recipe on one dataset into a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from ferkit.checks import check_choice, check_number
+from ferkit.recipes import Recipe
+from ferkit.reports import plot_curves, write_json
+from ferkit.samplers import ClassCoverageBatchSampler
+from ferkit.tasks._callbacks import AtomicCheckpointIO, MetricsTable
+from ferkit.tasks.data import DataOptions, build_dataset
+from ferkit.tasks.evaluate import confusion_figure, predict, score
+from ferkit.tasks.labels import review_labels
+from ferkit.tasks.run import METHODS, Run
+
+__all__ = ["FitOptions", "train"]
+
+
+@dataclass
+class FitOptions:
+    """How long and on what to train.
+
+    Args:
+        epochs: passes over the training set.
+        batch_size: images a step; with the coverage sampler at least classes times min_per_class.
+        min_per_class: images of every class in every batch.
+        sampler: "coverage" (every class in every batch, rare ones repeated) or "shuffle" (each image once an epoch).
+        seed: of weights, order, augmentation and flipped labels.
+        out: the run folder; by default runs/<method>-<data>-seed<seed>.
+        resume: continue the run in ``out`` from its last checkpoint.
+        accelerator: Lightning's: auto, cpu, gpu.
+        precision: Lightning's: 32-true, bf16-mixed, 16-mixed.
+        workers: processes that load images.
+        progress: show progress bars.
+    """
+
+    epochs: int = 20
+    batch_size: int = 72
+    min_per_class: int = 2
+    sampler: Literal["coverage", "shuffle"] = "coverage"
+    seed: int = 0
+    out: str | None = None
+    resume: bool = False
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    workers: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            check_number(getattr(self, name), name, 1, integer=True)
+        for name in ("min_per_class", "seed", "workers"):
+            check_number(getattr(self, name), name, 0, integer=True)
+        check_choice(self.sampler, "sampler", ("coverage", "shuffle"))
+
+
+# What a run may be continued with in another way: none of these changes the result.
+FREE = ("out", "resume", "accelerator", "workers", "progress")
+
+
+def train(
+    method: str, data: DataOptions, fit: FitOptions, options: Mapping[str, Any] | None = None
+) -> dict[str, float]:
+    """Train ``method`` ("ce", "dmue") and write the run folder; returns the figures of metrics.json.
+
+    Everything that can be wrong with the request is found before the folder is made.
+    """
+    check_choice(method, "method", tuple(METHODS))
+    run = Run(Path(fit.out or f"runs/{method}-{data.data}-seed{fit.seed}"))
+    training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
+    validation = build_dataset(data, "validation", seed=fit.seed, classes=training.classes, progress=fit.progress)
+    loader = training_loader(training, fit)
+    lightning.seed_everything(fit.seed, verbose=False)
+    recipe = METHODS[method](num_classes=len(training.classes), seed=fit.seed, **(options or {}))
+    settings = {key: value for key, value in asdict(fit).items() if key not in FREE}
+    recipe_options = {key: value for key, value in recipe.hparams.items() if key not in ("num_classes", "seed")}
+    config = {"method": method, "classes": list(training.classes), **asdict(data), **settings, **recipe_options}
+    checkpoint = run.claim(config, fit.resume)
+    if recipe.load_report is not None:
+        print(recipe.load_report)
+    trainer, table = make_trainer(run, fit)
+    trainer.fit(
+        recipe, loader, DataLoader(validation, 256), ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True
+    )
+    if trainer.interrupted:
+        raise OSError(f"interrupted; continue with --out {run.folder} --resume true")
+    return finish(run, recipe, training, validation, table)
+
+
+def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:
+    """Batches of the training set in the order of the seed."""
+    if fit.sampler == "coverage":
+        sampler = ClassCoverageBatchSampler(
+            dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
+        )
+        return DataLoader(dataset, batch_sampler=sampler, num_workers=fit.workers)
+    generator = torch.Generator().manual_seed(fit.seed)
+    return DataLoader(
+        dataset, fit.batch_size, shuffle=True, generator=generator, num_workers=fit.workers, drop_last=len(dataset) > fit.batch_size
+    )
+
+
+def make_trainer(run: Run, fit: FitOptions) -> tuple[lightning.Trainer, MetricsTable]:
+    """A Trainer that keeps the last checkpoint and one row of metrics an epoch."""
+    table = MetricsTable(run.metrics_csv)
+    keep = ModelCheckpoint(
+        run.checkpoint.parent, run.checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    trainer = lightning.Trainer(
+        max_epochs=fit.epochs,
+        accelerator=fit.accelerator,
+        devices=1,
+        precision=fit.precision,
+        callbacks=[table, keep],
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_progress_bar=fit.progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=str(run.folder),
+    )
+    return trainer, table
+
+
+def finish(run: Run, recipe: Recipe, training: Any, validation: Any, table: MetricsTable) -> dict[str, float]:
+    """Final figures, label list and pictures of a trained recipe."""
+    run.figures.mkdir(exist_ok=True)
+    probabilities = predict(recipe, validation)
+    figures = score(probabilities, validation)
+    figures |= review_labels(run, recipe, training)
+    write_json(run.metrics_json, figures)
+    table.write()
+    plot_curves(run.metrics_csv, run.figures / "curves.png")
+    confusion_figure(probabilities, validation, run.figures / "confusion.png")
+    return figures

@@ -1,0 +1,35 @@
+"""scaled_cross_entropy in plain PyTorch: the reference, the fallback, and the second-order path."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ferkit.checks import check_label_range
+
+
+def _accumulate(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def forward(logits: Tensor, scale: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (N,) and, for the backward, the log-sum-exp of the scaled logits (N,)."""
+    check_label_range(labels, logits.shape[1])
+    scaled = _accumulate(scale)[:, None] * _accumulate(logits)
+    normaliser = torch.logsumexp(scaled, 1)
+    if logits.shape[1] == 0:
+        return logits.new_zeros(logits.shape[0]), normaliser
+    own = scaled.gather(1, labels.clamp_min(0)[:, None])[:, 0]
+    return torch.where(labels >= 0, normaliser - own, 0).to(logits.dtype), normaliser
+
+
+def backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
+    """d logits (N, C) and d scale (N,). Recomputes the softmax, hence differentiable in grad, logits and scale."""
+    values, factor = _accumulate(logits), _accumulate(scale)[:, None]
+    labelled = labels >= 0
+    weight = torch.where(labelled, _accumulate(grad), 0)[:, None]
+    member = (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(values.dtype)
+    residual = weight * ((factor * values).softmax(1) - member)
+    d_logits = torch.where(labelled[:, None], factor * residual, 0)
+    d_scale = torch.where(labelled, (values * residual).sum(1), 0)
+    return d_logits.to(logits.dtype), d_scale.to(scale.dtype)

@@ -1,0 +1,144 @@
+"""similarity_preserving in plain PyTorch, both exact forms: the reference, the fallback, and the second-order path.
+
+Branch by branch, so that memory does not grow with the number of branches. The derivation is in
+docs/math/similarity_preserving.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+AUTO, GRAM, FACTORED = 0, 1, 2
+CROSSOVER = 6  # auto: the factored form costs less from about N = 6 D on
+
+
+def takes_gram(size: int, width: int, form: int) -> bool:
+    """Whether the Gram form is taken for N = size and D = width."""
+    return form == GRAM or (form == AUTO and size <= CROSSOVER * width)
+
+
+def _accumulate(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _inverse_root(square: Tensor) -> Tensor:
+    """1/sqrt, and 0 with a zero gradient where the square is 0."""
+    zero = square == 0
+    return torch.where(zero, torch.zeros_like(square), torch.where(zero, torch.ones_like(square), square).rsqrt())
+
+
+def _branches(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+    """Yield (index, target rows, branch rows, row weights, weights inside the norms) per branch."""
+    whole = target.to(dtype)
+    ones = torch.ones_like(mask[0], dtype=dtype) if mask.shape[0] else None
+    for index in range(auxiliary.shape[0]):
+        weight = mask[index].to(dtype)
+        rows, own = auxiliary[index].to(dtype), whole
+        if subset:  # a masked row takes no part at all, not even by its NaN
+            rows, own = (torch.where((weight != 0)[:, None], part, 0) for part in (rows, own))
+        yield index, own, rows, weight, weight if subset else ones
+
+
+def _inverse_square(weight: Tensor) -> Tensor:
+    """1 / N_i^2, 0 for a branch without a row."""
+    total = weight.sum()
+    return torch.where(total > 0, 1 / torch.where(total > 0, total, 1) ** 2, 0)
+
+
+def forward(
+    target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int
+) -> tuple[Tensor, Tensor]:
+    """Loss per branch (M,), and room (M + 1, N, kept) for the Gram matrices, which only native kernels fill."""
+    size, width = target.shape[0], max(target.shape[1], auxiliary.shape[2])
+    value = _gram_value if takes_gram(size, width, form) else _factored_value
+    dtype = torch.float64 if value is _factored_value else _accumulate(target[:0]).dtype
+    losses = [
+        value(own, rows, weight, inner) * _inverse_square(weight)
+        for _, own, rows, weight, inner in _branches(target, auxiliary, mask, subset, dtype)
+    ]
+    grams = target.new_empty(auxiliary.shape[0] + 1, size, kept, dtype=_accumulate(target[:0]).dtype)
+    return torch.stack(losses).to(target.dtype) if losses else target.new_zeros(0), grams
+
+
+def backward(
+    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, grams: Tensor, subset: bool, form: int
+) -> tuple[Tensor, Tensor]:
+    """d target and d auxiliary; differentiable in grad, target and auxiliary."""
+    size, width = target.shape[0], max(target.shape[1], auxiliary.shape[2])
+    pull = _gram_pull if takes_gram(size, width, form) else _factored_pull
+    dtype = torch.float64 if pull is _factored_pull else _accumulate(target[:0]).dtype
+    d_target, d_rows = torch.zeros_like(target, dtype=dtype), []
+    for index, own, rows, weight, inner in _branches(target, auxiliary, mask, subset, dtype):
+        part, d_branch = pull(grad[index].to(dtype) * _inverse_square(weight), own, rows, weight, inner)
+        if subset:
+            part, d_branch = (torch.where((weight != 0)[:, None], piece, 0) for piece in (part, d_branch))
+        d_target = d_target + part
+        d_rows.append(d_branch.to(auxiliary.dtype))
+    return d_target.to(target.dtype), torch.stack(d_rows) if d_rows else torch.zeros_like(auxiliary)
+
+
+# ---- Gram form: A = G / r with G = F F^T and r_n^2 = sum_p v_p G_np^2
+
+
+def _gram(rows: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+    gram = rows @ rows.t()
+    if gram.dtype == torch.float64:
+        return gram, _inverse_root((gram * gram * inner).sum(1))
+    wide = gram.double()  # the norms of a row in float64: the differences below then keep only the rounding of G
+    return gram, _inverse_root((wide * wide * inner).sum(1)).to(gram.dtype)
+
+
+def _gram_value(target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
+    (gram_t, inv_t), (gram, inv) = _gram(target, inner), _gram(rows, inner)
+    difference = gram_t * inv_t[:, None] - gram * inv[:, None]
+    return weight @ (difference * difference) @ weight
+
+
+def _gram_pull(scale: Tensor, target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+    (gram_t, inv_t), (gram, inv) = _gram(target, inner), _gram(rows, inner)
+    a_t, a = gram_t * inv_t[:, None], gram * inv[:, None]
+    d_a = 2 * scale * weight[:, None] * weight * (a_t - a)
+
+    def chain(d_a: Tensor, a: Tensor, inv: Tensor, features: Tensor) -> Tensor:
+        d_gram = inv[:, None] * (d_a - inner * a * (d_a * a).sum(1, keepdim=True))
+        return (d_gram + d_gram.t()) @ features
+
+    return chain(d_a, a_t, inv_t, target), chain(-d_a, a, inv, rows)
+
+
+# ---- factored form: A_t - A_i = X Z^T with thin X and Z, so its norm needs D x D blocks only; always in float64
+
+
+def _factors(target: Tensor, rows: Tensor, inner: Tensor):  # type: ignore[no-untyped-def]
+    width = max(target.shape[1], rows.shape[1])
+    target, rows = (torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (target, rows))
+    block_t, block = (part.t() @ (inner[:, None] * part) for part in (target, rows))
+    inv_t = _inverse_root(((target @ block_t) * target).sum(1))
+    inv = _inverse_root(((rows @ block) * rows).sum(1))
+    unit_t, unit = target * inv_t[:, None], rows * inv[:, None]
+    x, z = torch.cat([unit_t - unit, unit], 1), torch.cat([target, target - rows], 1)
+    return target, rows, block_t, block, inv_t, inv, x, z
+
+
+def _factored_value(target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
+    *_, x, z = _factors(target, rows, inner)
+    return ((x.t() @ (weight[:, None] * x)) * (z.t() @ (weight[:, None] * z))).sum().clamp_min(0)
+
+
+def _factored_pull(scale: Tensor, target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+    wide_t, wide, block_t, block, inv_t, inv, x, z = _factors(target, rows, inner)
+    width = wide.shape[1]
+    d_x = 2 * scale * (weight[:, None] * x) @ (z.t() @ (weight[:, None] * z))
+    d_z = 2 * scale * (weight[:, None] * z) @ (x.t() @ (weight[:, None] * x))
+
+    def chain(d_unit: Tensor, d_direct: Tensor, features: Tensor, block: Tensor, inv: Tensor) -> Tensor:
+        d_square = -0.5 * inv**3 * (d_unit * features).sum(1)
+        d_block = features.t() @ (d_square[:, None] * features)
+        through = 2 * d_square[:, None] * (features @ block) + 2 * inner[:, None] * (features @ d_block)
+        return d_direct + inv[:, None] * d_unit + through
+
+    d_unit_t, d_unit = d_x[:, :width], d_x[:, width:] - d_x[:, :width]
+    d_t = chain(d_unit_t, d_z[:, :width] + d_z[:, width:], wide_t, block_t, inv_t)
+    d_r = chain(d_unit, -d_z[:, width:], wide, block, inv)
+    return d_t[:, : target.shape[1]], d_r[:, : rows.shape[1]]

@@ -1,0 +1,63 @@
+"""The `ferkit` torch.library: how every op of this package is registered, once, in Python.
+
+An op is a schema, a fake, one implementation for every device (it asks `_select` for the kernel) and an autograd
+formula. The thin Autograd kernels here replace `torch.library.custom_op`, whose generic wrapper costs more than a whole
+small-batch loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["accumulation_dtype", "autocast_to_float32", "define", "needs_autograd", "redispatch", "without_autocast"]
+
+_LIBRARY = torch.library.Library("ferkit", "DEF")
+_AFTER_AUTOGRAD = torch._C._after_autograd_keyset
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def define(
+    schema: str, *, implementation: Callable[..., Any], fake: Callable[..., Any], autograd: Callable[..., Any]
+) -> Any:
+    """Register one op and return its overload; ``autograd`` receives the dispatch keys first."""
+    name = schema[: schema.index("(")]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, autograd, "Autograd", with_keyset=True)
+    torch.library.register_fake(f"ferkit::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.ferkit, name).default
+
+
+def needs_autograd(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to record a call on these tensors."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def redispatch(op: Any, keyset: Any, *arguments: Any) -> Any:
+    """Call ``op`` below the Autograd keys."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op.redispatch(keyset & _AFTER_AUTOGRAD, *arguments)
+
+
+def autocast_to_float32(tensor: Tensor) -> Tensor:
+    """The autocast rule of every op: under autocast float16 and bfloat16 inputs become float32."""
+    if tensor.dtype in _HALF and torch.is_autocast_enabled(tensor.device.type):
+        return tensor.float()
+    return tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 accumulates in itself, everything else in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def without_autocast(function: Callable[..., Any], device_type: str, *arguments: Any) -> Any:
+    """Call ``function`` with autocast off: matrix products inside a kernel keep their accumulation dtype."""
+    if not torch.is_autocast_enabled(device_type):
+        return function(*arguments)
+    with torch.autocast(device_type, enabled=False):
+        return function(*arguments)

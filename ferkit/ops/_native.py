@@ -1,0 +1,75 @@
+"""Loads the compiled libraries: `_C` (CPU) when first asked for, `_C_cuda` on the first use of a CUDA kernel."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ferkit
+
+__all__ = ["Kernels", "build_info", "why_not"]
+
+_PACKAGE = Path(ferkit.__file__).resolve().parent
+_LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
+ABI = 1  # raised with every change of a native schema; setup.py writes it into the build metadata
+MINIMUM_TORCH = (2, 11)  # the stable ABI the libraries are built against
+
+
+@functools.cache
+def build_info() -> dict[str, Any] | None:
+    """What setup.py wrote about the build, or None where nothing was built."""
+    try:
+        info: dict[str, Any] = json.loads((_PACKAGE / "_build_info.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return info
+
+
+@functools.cache
+def why_not(device_type: str) -> str | None:
+    """Load the library of a device kind; None if that worked, else one line saying why not."""
+    info, name = build_info(), _LIBRARIES[device_type]
+    if info is None:
+        return "not built (install with: pip install --no-build-isolation .)"
+    if name not in info.get("libraries", ()):
+        return f"{name} was not built: {info.get('reasons', {}).get(name, 'no reason recorded')}"
+    if device_type == "cuda" and not torch.cuda.is_available():
+        return "no CUDA device"
+    problem = _mismatch(info) or _load(name)
+    if problem is not None:
+        warnings.warn(f"ferkit: {name} is not used, the eager kernels are: {problem}", RuntimeWarning, stacklevel=2)
+    return problem
+
+
+def _mismatch(info: dict[str, Any]) -> str | None:
+    if info.get("abi") != ABI or info.get("version") != ferkit.__version__:
+        built = f"ferkit {info.get('version')} (native schema {info.get('abi')})"
+        return f"built for {built}, this is ferkit {ferkit.__version__} (native schema {ABI}); install again"
+    running = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if running < MINIMUM_TORCH:
+        return f"needs torch 2.11 or newer, this is {torch.__version__}"
+    return None
+
+
+def _load(name: str) -> str | None:
+    paths = sorted(_PACKAGE.glob(f"{name}.*so")) + sorted(_PACKAGE.glob(f"{name}.pyd"))
+    if not paths:
+        return f"{name} is missing beside the package"
+    try:
+        torch.ops.load_library(str(paths[0]))
+    except OSError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+class Kernels:
+    """``forward`` and ``backward`` of one native op, with the signatures of the eager ones."""
+
+    def __init__(self, op: str) -> None:
+        self.forward = getattr(torch.ops.ferkit_native, op).default
+        self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default

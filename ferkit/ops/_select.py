@@ -1,0 +1,101 @@
+"""The only place that chooses a kernel: native (C++ or CUDA), Triton or eager, by `can_run`; `why_not` says why."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from ferkit.ops import _native
+
+__all__ = ["BACKENDS", "OPS", "can_run", "force", "kernel", "report", "why_not"]
+
+BACKENDS = ("native", "triton", "eager")  # in order of preference
+OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy")
+
+# What has a kernel so far; a new Triton or CUDA kernel becomes reachable by its entry here.
+_NATIVE = {"cpu": OPS, "cuda": ()}
+_TRITON: tuple[str, ...] = ()
+
+_forced: str | None = None
+_chosen: dict[tuple[str, str, torch.dtype], Any] = {}
+
+
+def why_not(op: str, backend: str, device_type: str = "cpu", dtype: torch.dtype = torch.float32) -> str | None:
+    """None if ``backend`` can run ``op`` on this device and dtype, else one line saying why not."""
+    if op not in OPS:
+        raise ValueError(f"op: expected one of {', '.join(map(repr, OPS))}, got {op!r}")
+    if backend == "eager":
+        return None
+    if backend == "triton":
+        return _why_not_triton(op, device_type)
+    if backend != "native":
+        raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    if op not in _NATIVE.get(device_type, ()):
+        return f"no native kernel for {device_type}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"the native kernel takes float32 and float64, not {dtype}"
+    return _native.why_not(device_type)
+
+
+def _why_not_triton(op: str, device_type: str) -> str | None:
+    if device_type != "cuda":
+        return f"Triton kernels run on cuda, not {device_type}"
+    if op not in _TRITON:
+        return "no Triton kernel yet"
+    if importlib.util.find_spec("triton") is None:
+        return 'Triton is not installed (pip install "ferkit[triton]")'
+    return None
+
+
+def can_run(op: str, backend: str, device_type: str = "cpu", dtype: torch.dtype = torch.float32) -> bool:
+    """Whether ``backend`` can run ``op`` on this device and dtype."""
+    return why_not(op, backend, device_type, dtype) is None
+
+
+def kernel(op: str, device_type: str, dtype: torch.dtype) -> Any:
+    """The namespace (a module or `_native.Namespace`) with ``forward`` and ``backward`` of the chosen backend."""
+    try:
+        return _chosen[op, device_type, dtype]
+    except KeyError:
+        return _choose(op, device_type, dtype)
+
+
+def _choose(op: str, device_type: str, dtype: torch.dtype) -> Any:
+    order = BACKENDS if _forced is None else (_forced, "eager")
+    backend = next(name for name in order if can_run(op, name, device_type, dtype))
+    if backend == "native":
+        chosen: Any = _native.Kernels(op)
+    else:
+        chosen = importlib.import_module(f"ferkit.kernels.{backend}.{op}")
+    _chosen[op, device_type, dtype] = chosen
+    return chosen
+
+
+@contextlib.contextmanager
+def force(backend: str | None) -> Iterator[None]:
+    """Prefer one backend inside the block (eager where it cannot run); for tests and measurements."""
+    global _forced
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    before, _forced = _forced, backend
+    _chosen.clear()
+    try:
+        yield
+    finally:
+        _forced = before
+        _chosen.clear()
+
+
+def report() -> dict[str, dict[str, dict[str, str | None]]]:
+    """Per op and device kind: backend -> None where it can run, else the reason; the first None is the one taken."""
+    return {
+        op: {device: {backend: why_not(op, backend, device) for backend in BACKENDS} for device in ("cpu", "cuda")}
+        for op in OPS
+    }
+
+
+Kernel = Callable[..., Any]

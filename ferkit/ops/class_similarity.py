@@ -1,0 +1,133 @@
+"""class_similarity: the mean cosine of each sample to each class, in O(N D C) (DMUE eq. 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ferkit.kernels.eager import class_similarity as eager
+from ferkit.ops import _select
+from ferkit.ops._library import (
+    accumulation_dtype,
+    autocast_to_float32,
+    define,
+    needs_autograd,
+    redispatch,
+    without_autocast,
+)
+
+__all__ = ["class_similarity"]
+
+
+def class_similarity(
+    features: Tensor, labels: Tensor, num_classes: int, include_self: bool = True, variance: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Mean (N, C) of the cosines of each row to each class, counts (C,), and on request their variance (N, C).
+
+    Args:
+        features: (N, D), floating point; float16 and bfloat16 are accumulated in float32, and under autocast the
+            results are float32.
+        labels: int64 (N,); a row labelled -1 takes part in nothing, its results and its gradient are 0.
+        num_classes: C.
+        include_self: whether an anchor is a member of its own class.
+        variance: also E[cos^2] - E[cos]^2 over the same members.
+
+    A class without members gives 0; a row shorter than 1e-12 has cosine 0 and gradient 0.
+    """
+    features = autocast_to_float32(features)
+    mean, counts, _, _ = _forward_op(features, labels, num_classes, include_self)
+    if not variance:
+        return mean, counts, None
+    spread = without_autocast(eager.variance, features.device.type, features, labels, num_classes, include_self)
+    return mean, counts, spread
+
+
+def _forward(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
+    device_type = features.device.type
+    forward = _select.kernel("class_similarity", device_type, features.dtype).forward
+    return without_autocast(forward, device_type, features, labels, num_classes, include_self)
+
+
+def _backward(
+    grad: Tensor, features: Tensor, labels: Tensor, sums: Tensor, inverse: Tensor, num_classes: int, include_self: bool
+) -> Any:
+    device_type = features.device.type
+    backward = _select.kernel("class_similarity", device_type, features.dtype).backward
+    return without_autocast(backward, device_type, grad, features, labels, sums, inverse, num_classes, include_self)
+
+
+def _forward_fake(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> tuple[Tensor, ...]:
+    dtype = accumulation_dtype(features.dtype)
+    size, width = features.shape
+    return (
+        features.new_empty(size, num_classes),
+        features.new_empty(num_classes, dtype=dtype),
+        features.new_empty(num_classes, width, dtype=dtype),
+        features.new_empty(size, dtype=dtype),
+    )
+
+
+def _backward_fake(
+    grad: Tensor, features: Tensor, labels: Tensor, sums: Tensor, inverse: Tensor, num_classes: int, include_self: bool
+) -> Tensor:
+    return features.new_empty(features.shape)
+
+
+class _ClassSimilarity(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool
+    ) -> Any:
+        outputs = redispatch(_forward_op, keyset, features, labels, num_classes, include_self)
+        _, counts, sums, inverse = outputs
+        ctx.mark_non_differentiable(counts, sums, inverse)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(features, labels, sums, inverse)
+        ctx.settings = num_classes, include_self
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:  # type: ignore[override]
+        if grad is None:
+            return None, None, None, None, None
+        return None, _backward_op(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
+
+
+def _forward_autograd(keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
+    if needs_autograd(features):
+        return _ClassSimilarity.apply(keyset, features, labels, num_classes, include_self)
+    return redispatch(_forward_op, keyset, features, labels, num_classes, include_self)
+
+
+def _backward_autograd(
+    keyset: Any,
+    grad: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    sums: Tensor,
+    inverse: Tensor,
+    num_classes: int,
+    include_self: bool,
+) -> Any:
+    arguments = (grad, features, labels, sums, inverse, num_classes, include_self)
+    if needs_autograd(grad, features):  # second order: the eager formula, recorded step by step
+        return without_autocast(eager.backward, features.device.type, *arguments)
+    return redispatch(_backward_op, keyset, *arguments)
+
+
+_forward_op = define(
+    "class_similarity(Tensor features, Tensor labels, SymInt num_classes, bool include_self)"
+    " -> (Tensor mean, Tensor counts, Tensor sums, Tensor inverse)",
+    implementation=_forward,
+    fake=_forward_fake,
+    autograd=_forward_autograd,
+)
+_backward_op = define(
+    "class_similarity_backward(Tensor grad, Tensor features, Tensor labels, Tensor sums, Tensor inverse,"
+    " SymInt num_classes, bool include_self) -> Tensor",
+    implementation=_backward,
+    fake=_backward_fake,
+    autograd=_backward_autograd,
+)

@@ -1,0 +1,100 @@
+"""scaled_cross_entropy: cross-entropy of scale * logits, one pass (DMUE eq. 9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ferkit.kernels.eager import scaled_cross_entropy as eager
+from ferkit.ops import _select
+from ferkit.ops._library import (
+    accumulation_dtype,
+    autocast_to_float32,
+    define,
+    needs_autograd,
+    redispatch,
+    without_autocast,
+)
+
+__all__ = ["scaled_cross_entropy"]
+
+
+def scaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(scale_n * logits_n)[label_n] per row, (N, C), (N,), (N,) -> (N,).
+
+    Rows labelled -1 give 0 with zero gradient. float16 and bfloat16 are accumulated in float32, and under autocast the
+    result is float32.
+    """
+    loss: Tensor = _forward_op(autocast_to_float32(logits), autocast_to_float32(scale), labels)[0]
+    return loss
+
+
+def _forward(logits: Tensor, scale: Tensor, labels: Tensor) -> Any:
+    device_type = logits.device.type
+    forward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype).forward
+    return without_autocast(forward, device_type, logits, scale, labels)
+
+
+def _backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor) -> Any:
+    device_type = logits.device.type
+    backward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype).backward
+    return without_autocast(backward, device_type, grad, logits, scale, labels, normaliser)
+
+
+def _forward_fake(logits: Tensor, scale: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    size = logits.shape[0]
+    return logits.new_empty(size), logits.new_empty(size, dtype=accumulation_dtype(logits.dtype))
+
+
+def _backward_fake(
+    grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor
+) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape), scale.new_empty(scale.shape)
+
+
+class _ScaledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor) -> Any:  # type: ignore[override]
+        outputs = redispatch(_forward_op, keyset, logits, scale, labels)
+        ctx.mark_non_differentiable(outputs[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, scale, labels, outputs[1])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:  # type: ignore[override]
+        if grad is None:
+            return None, None, None, None
+        return None, *_backward_op(grad, *ctx.saved_tensors), None
+
+
+def _forward_autograd(keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor) -> Any:
+    if needs_autograd(logits, scale):
+        return _ScaledCrossEntropy.apply(keyset, logits, scale, labels)
+    return redispatch(_forward_op, keyset, logits, scale, labels)
+
+
+def _backward_autograd(
+    keyset: Any, grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor
+) -> Any:
+    arguments = (grad, logits, scale, labels, normaliser)
+    if needs_autograd(grad, logits, scale):  # second order: the eager formula, recorded step by step
+        return without_autocast(eager.backward, logits.device.type, *arguments)
+    return redispatch(_backward_op, keyset, *arguments)
+
+
+_forward_op = define(
+    "scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels) -> (Tensor loss, Tensor normaliser)",
+    implementation=_forward,
+    fake=_forward_fake,
+    autograd=_forward_autograd,
+)
+_backward_op = define(
+    "scaled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser)"
+    " -> (Tensor d_logits, Tensor d_scale)",
+    implementation=_backward,
+    fake=_backward_fake,
+    autograd=_backward_autograd,
+)

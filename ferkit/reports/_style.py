@@ -87,6 +87,11 @@ def check_texts(value: Sequence[str] | None, name: str, size: int) -> Sequence[s
     return value
 
 
+def names_width(classes: Sequence[str], size: float = 6.5) -> float:
+    """Inches that the longest class name takes left of its bar."""
+    return 0.17 + 0.0093 * size * max((len(name) for name in classes), default=0)
+
+
 def note_empty(fig: Figure, text: str) -> None:
     """Say in the picture that there was nothing to draw."""
     fig.text(0.5, 0.5, text, ha="center", va="center", color=GREY, fontsize=10)

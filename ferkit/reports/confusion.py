@@ -58,7 +58,8 @@ def plot_confusion(
             for j in range(size):
                 if counts[i, j]:
                     colour = "white" if shares[i, j] > 55 else INK
-                    axes.text(j, i - 0.13, f"{shares[i, j]:.0f} %", ha="center", va="center", color=colour, fontsize=9)
+                    share = f"{shares[i, j]:.0f} %" if shares[i, j] >= 0.5 else "< 1 %"
+                    axes.text(j, i - 0.13, share, ha="center", va="center", color=colour, fontsize=9)
                     axes.text(j, i + 0.24, f"{counts[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=6.5)
     bar = fig.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
     bar.set_label("share of the true class (%)")

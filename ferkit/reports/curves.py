@@ -62,7 +62,7 @@ def plot_curves(
         path: picture to write; it appears whole or not at all.
         metrics: what to draw.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     curves = read_curves(metrics_csv)
     panels = [m for m in metrics if any(f"{part}_{m}" in curves for part in STYLES)]
@@ -83,6 +83,9 @@ def plot_curves(
         log = bool(drawn) and not percent and min(drawn) > 0 and max(drawn) > 30 * min(drawn)
         if log:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{metric} (%)" if percent else f"{metric} (logarithmic)" if log else metric)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -21,6 +21,7 @@ from ferkit.reports._style import (
     check_texts,
     clean,
     frame,
+    names_width,
     new_figure,
     note_empty,
     to_distributions,
@@ -29,7 +30,7 @@ from ferkit.reports._style import (
 
 __all__ = ["plot_distributions"]
 
-FACE, NAMES, BARS, GAP, HEAD = 1.2, 0.66, 1.6, 0.25, 0.36  # inches
+FACE, BARS, GAP, HEAD = 1.2, 1.6, 0.40, 0.36  # inches
 
 
 def plot_distributions(
@@ -72,7 +73,8 @@ def plot_distributions(
     face = FACE if faces is not None else 0.0
     tall = max(face, len(classes) * 0.075 * (1 + len(series)))
     distances = 0.16 * len(methods)
-    cell_width, cell = face + NAMES + BARS + GAP, HEAD + tall + distances + 0.1
+    names = names_width(classes, 7)
+    cell_width, cell = face + names + BARS + GAP, HEAD + tall + distances + 0.1
     width, height = columns * cell_width + GAP, rows * cell + 0.42
     fig = new_figure(width, height)
     if not n:
@@ -81,19 +83,19 @@ def plot_distributions(
         left = (i % columns) * cell_width + GAP / 2
         top = height - 0.40 - (i // columns) * cell
         if titles:
-            fig.text(left / width, (top - 0.08) / height, titles[i], va="top", fontsize=8.5, color=INK)
+            fig.text(left / width, (top - 0.2) / height, titles[i], va="baseline", fontsize=8.5, color=INK)
         if faces is not None:
             axes = fig.add_axes((left / width, (top - HEAD - FACE) / height, FACE / width, FACE / height))
-            axes.imshow(faces[i], interpolation="bicubic", aspect="auto")
+            axes.imshow(faces[i], interpolation="bicubic")
             frame(axes, LIGHT, 0.6)
-        box = ((left + face + NAMES) / width, (top - HEAD - tall) / height, BARS / width, tall / height)
+        box = ((left + face + names) / width, (top - HEAD - tall) / height, BARS / width, tall / height)
         axes = fig.add_axes(box)
         high = 0.84 / len(series)
         for s, (values, colour) in enumerate(zip(series.values(), colours)):
             offset = (s - (len(series) - 1) / 2) * high
             edge = GREY if s == 0 else "none"
             axes.barh(np.arange(len(classes)) + offset, values[i], height=high, color=colour, edgecolor=edge, lw=0.5)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(0, 1.01)
         axes.set_ylim(len(classes) - 0.5, -0.5)
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
         axes.set_xticks([0, 0.5, 1], ["0", "50", "100 %"], fontsize=6.5)

@@ -19,6 +19,7 @@ from ferkit.reports._style import (
     RED,
     draw_bars,
     frame,
+    names_width,
     new_figure,
     note_empty,
     to_array,
@@ -29,7 +30,7 @@ from ferkit.reports._style import (
 
 __all__ = ["dmue_sheet"]
 
-CELL, FACE, NAMES, BARS, HEAD, FOOT = 3.35, 1.2, 0.66, 1.25, 0.42, 0.34  # inches
+FACE, BARS, LINE, HEAD, FOOT, GAP = 1.2, 1.25, 0.16, 0.40, 0.46, 0.25  # inches
 
 
 def dmue_sheet(
@@ -44,9 +45,9 @@ def dmue_sheet(
 ) -> None:
     """Write a sheet of training faces, each with its given label, mined distribution and confidence.
 
-    Where the true label is known, a wrong given label is said in words, in another colour and by a thick frame, and the
-    bar of the true class is marked with an arrow. The bar of the given class is empty by construction when the
-    distribution was mined by leaving that class out.
+    Where the true label is known, a wrong given label is said in words, in another colour and by a thick frame, and
+    the name and bar of the true class are green, with an arrow before the name. The bar of the given class is empty by
+    construction when the distribution was mined by leaving that class out.
 
     Args:
         images: (N, 3, H, W) uint8.
@@ -74,8 +75,9 @@ def dmue_sheet(
     columns = max(1, min(columns, n))
     rows = max(1, -(-n // columns))
     tall = max(FACE, 0.15 * len(classes))
-    cell = HEAD + tall + FOOT
-    width, height = columns * CELL + 0.1, rows * cell + 0.45
+    names = names_width([*classes, "▸ "]) + 0.1
+    cell_width, cell = FACE + names + BARS + GAP, HEAD + tall + FOOT
+    width, height = max(7.1, columns * cell_width + 0.1), rows * cell + 0.40
     fig = new_figure(width, height)
     fig.text(0.1 / width, 1 - 0.12 / height, _caption(given, true), va="top", fontsize=9, color=GREY)
     if not n:
@@ -85,21 +87,21 @@ def dmue_sheet(
         return fig.add_axes((left / width, (top - high) / height, wide / width, high / height))
 
     for i in range(n):
-        left, top = (i % columns) * CELL + 0.12, height - 0.40 - (i // columns) * cell
+        left, top = (i % columns) * cell_width + 0.12, height - 0.38 - (i // columns) * cell
         wrong = true[i] >= 0 and given[i] >= 0 and given[i] != true[i]
-        _heading(fig, left / width, (top - 0.05) / height, 0.16 / height, given[i], true[i], classes)
+        _heading(fig, left / width, (top - HEAD + 0.07) / height, LINE / height, given[i], true[i], classes)
         axes = place(left, top - HEAD, FACE, FACE)
-        axes.imshow(faces[i], interpolation="bicubic", aspect="auto")
+        axes.imshow(faces[i], interpolation="bicubic")
         frame(axes, RED if wrong else LIGHT, 2.5 if wrong else 0.6)
-        axes = place(left + FACE + NAMES, top - HEAD, BARS, tall)
-        draw_bars(axes, mined[i], classes, [GREEN if k == true[i] and wrong else BLUE for k in range(len(classes))])
+        axes = place(left + FACE + names, top - HEAD, BARS, tall)
+        news = true[i] if true[i] != given[i] else -1  # the true class, where the given label does not tell it
+        marked = [f"▸ {name}" if k == news else name for k, name in enumerate(classes)]
+        draw_bars(axes, mined[i], marked, [GREEN if k == news else BLUE for k in range(len(classes))])
         for k, text in enumerate(axes.get_yticklabels()):
             if k == given[i]:
-                text.set_color(RED if wrong else INK)
                 text.set_fontweight("bold")
-            elif k == true[i]:
-                text.set_color(GREEN)
-                text.set_fontweight("bold")
+            if k == news or (k == given[i] and wrong):
+                text.set_color(GREEN if k == news else RED)
         _confidence(place(left, top - HEAD - FACE - 0.19, FACE, 0.07), float(sure[i]))
     save_figure(fig, path)
 
@@ -108,11 +110,14 @@ def _caption(given: list[int], true: list[int]) -> str:
     text = "Bars: mined distribution. Bold: given label."
     known = [(g, t) for g, t in zip(given, true) if g >= 0 and t >= 0]
     if known:
-        text += f" Green: true label, where the given one is wrong ({sum(g != t for g, t in known)} of {len(known)})."
+        text += (
+            f" ▸ and green: true label where the given one is wrong ({sum(g != t for g, t in known)} of {len(known)})."
+        )
     return text
 
 
 def _heading(fig: Any, x: float, y: float, line: float, given: int, true: int, classes: Sequence[str]) -> None:
+    """One or two lines that end just above the face."""
     first = f"given: {classes[given]}" if given >= 0 else "no label"
     wrong = true >= 0 and given >= 0 and given != true
     colour = RED if wrong else INK
@@ -120,9 +125,17 @@ def _heading(fig: Any, x: float, y: float, line: float, given: int, true: int, c
         first += "  ✗ wrong"
     elif true >= 0 and given >= 0:
         first += "  ✓"
-    fig.text(x, y, first, va="top", fontsize=8.5, color=colour, fontweight="bold" if wrong else "normal")
-    if true >= 0 and given != true:
-        fig.text(x, y - line, f"true: {classes[true]}", va="top", fontsize=8.5, color=GREEN, fontweight="bold")
+    second = f"true: {classes[true]}" if true >= 0 and given != true else ""
+    fig.text(
+        x,
+        y + line * bool(second),
+        first,
+        va="baseline",
+        fontsize=8.5,
+        color=colour,
+        fontweight="bold" if wrong else "normal",
+    )
+    fig.text(x, y, second, va="baseline", fontsize=8.5, color=GREEN, fontweight="bold")
 
 
 def _confidence(axes: Any, value: float) -> None:

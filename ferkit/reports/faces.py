@@ -14,6 +14,7 @@ from ferkit.reports._style import (
     check_texts,
     draw_bars,
     frame,
+    names_width,
     new_figure,
     note_empty,
     to_distributions,
@@ -64,7 +65,7 @@ def face_sheet(
     rows = -(-len(faces) // columns)
     tall = WIDTH * faces.shape[1] / faces.shape[2]
     above = TITLE * (1 + max(t.count("\n") for t in titles)) * 0.62 + GAP if titles else GAP
-    names = 0.62 if values is not None else 0.0
+    names = names_width(classes, 6) if values is not None and classes else 0.0
     below = 0.125 * len(classes) + 0.06 if values is not None and classes else 0.0
     cell_width, cell_height = WIDTH + GAP + names, above + tall + below
     width, height = columns * cell_width + GAP, rows * cell_height + GAP

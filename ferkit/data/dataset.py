@@ -68,6 +68,7 @@ class FaceDataset(Dataset[dict[str, Any]]):
         check_number(size, "size", low=1, integer=True)
         check_choice(on_error, "on_error", ("raise", "skip"))
         pillow()  # a missing Pillow is told now, not by a worker
+        manifest.labels(column), manifest.distributions()  # what is wrong with these too, before minutes of decoding
         self.size, self.on_error, self._progress = size, on_error, progress
         self._root = None if root is None else Path(root)
         self.skipped: list[tuple[int, str, str]] = []

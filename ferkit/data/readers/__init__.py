@@ -1,0 +1,1 @@
+"""Parsers that turn a published data set's own files into a Manifest."""

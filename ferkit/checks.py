@@ -120,5 +120,6 @@ def check_number(
     kind = int if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{name}: expected {'an integer' if integer else 'a number'}, got {value!r}")
-    if not math.isfinite(value) or value > high or value < low or (open_low and value == low):
+    # comparisons only, which torch.compile can trace with symbolic numbers; NaN fails them all
+    if not (-math.inf < value < math.inf and low <= value <= high) or (open_low and value == low):
         raise ValueError(f"{name}: expected a value in {'(' if open_low else '['}{low}, {high}], got {value!r}")

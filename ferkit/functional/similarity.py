@@ -16,7 +16,7 @@ from ferkit.checks import (
     check_number,
     check_shape,
 )
-from ferkit.functional._inputs import full_precision, promote, zero_rows
+from ferkit.functional._inputs import full_precision, promote
 from ferkit.ops.class_similarity import class_similarity as _op
 from ferkit.reduction import safe_divide
 
@@ -88,10 +88,8 @@ def class_similarity(
     check_labels(labels, features.shape[0])
     check_device(features, labels=labels)
     check_choice(scale, "scale", ("none", "minmax"))
-    complete = check_label_range(labels, num_classes)
+    check_label_range(labels, num_classes)
     (features,) = promote(features)
-    if not complete:
-        features = zero_rows(features, labels >= 0)
     similarity, counts, variance = _op(features, labels, num_classes, include_self, return_variance)
     if scale == "minmax":
         similarity = _minmax(similarity, _present(counts, labels, include_self))

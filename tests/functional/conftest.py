@@ -1,0 +1,97 @@
+"""Reference values, and one small case for every loss, so that what all promise is tested in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ferkit.functional as ff
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+CLASSES = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss with its differentiable inputs: name, shape without the sample axis, and where that axis goes."""
+
+    name: str
+    function: Callable[..., Tensor]
+    inputs: dict[str, tuple[tuple[int, ...], int]]
+    options: dict[str, object]
+    labelled: bool = True
+    per_sample: bool = True
+
+    def make(self, size: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[dict[str, Tensor], Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for name, (shape, axis) in self.inputs.items():
+            full = (*shape[:axis], size, *shape[axis:])
+            values = torch.randn(full, generator=generator, dtype=torch.float64)
+            if name == "confidence":
+                values = values.sigmoid()
+            if name == "distribution":
+                values = values.softmax(1)
+            tensors[name] = values.to(dtype)
+        labels = torch.randint(CLASSES, (size,), generator=generator)
+        labels[: min(size, CLASSES)] = torch.arange(min(size, CLASSES))
+        return tensors, labels
+
+    def rows(self, tensors: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+        return {name: value.index_select(self.inputs[name][1], index) for name, value in tensors.items()}
+
+    def __call__(self, tensors: dict[str, Tensor], labels: Tensor, **options: object) -> Tensor:
+        if not self.labelled:  # rows without a label leave by their weight
+            weight = options.get("sample_weight")
+            keep = (labels >= 0).to(next(iter(tensors.values())).dtype)
+            options["sample_weight"] = keep if weight is None else weight * keep
+            return self.function(**tensors, **self.options, **options)
+        return self.function(**tensors, labels=labels, **self.options, **options)
+
+
+def _cases() -> list[Case]:
+    logits = ((CLASSES,), 0)
+    features = {"target": ((5,), 0), "auxiliary": ((CLASSES, 3), 1)}
+    cases = [
+        Case("weighted_logit", ff.weighted_logit_cross_entropy, {"logits": logits, "confidence": ((), 0)}, {}),
+        Case("auxiliary", ff.auxiliary_cross_entropy, {"auxiliary_logits": ((CLASSES, CLASSES - 1), 1)}, {}),
+    ]
+    for divisor in ("paper", "released"):
+        inputs = {"logits": logits, "distribution": logits}
+        cases.append(Case(f"latent-{divisor}", ff.latent_distribution_loss, inputs, {"divisor": divisor}))
+    for form in ("gram", "factored"):
+        for normalize in ("batch", "subset"):
+            options = {"form": form, "normalize": normalize}
+            cases.append(Case(f"msp-{form}-{normalize}", ff.msp_loss, features, options, per_sample=False))
+        pair = {"student": ((5,), 0), "teacher": ((2, 2), 0)}
+        cases.append(Case(f"sp-{form}", ff.similarity_preserving_loss, pair, {"form": form}, labelled=False))
+    return cases
+
+
+@pytest.fixture(params=_cases(), ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, Tensor]]:
+    def load(name: str) -> dict[str, Tensor]:
+        with np.load(GOLDENS / f"{name}.npz") as archive:
+            return {key: torch.from_numpy(np.asarray(archive[key])) for key in archive.files}
+
+    return load
+
+
+@pytest.fixture
+def close() -> Callable[..., None]:
+    def check(actual: Tensor | float, expected: Tensor | float, rtol: float = 1e-9, atol: float = 1e-12) -> None:
+        actual = torch.as_tensor(actual, dtype=torch.float64)
+        torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol)
+
+    return check

@@ -24,7 +24,8 @@ SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "te
 def canonical_split(name: str) -> str:
     """``val`` and ``validation`` are ``valid``, ``training`` is ``train``, ``testing`` is ``test``; others stay."""
     word = name.strip()
-    return SPLIT_ALIASES.get(word.casefold(), word)
+    folded = word.casefold()
+    return folded if folded in SPLIT_ALIASES.values() else SPLIT_ALIASES.get(folded, word)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from ferkit.data import EMOTIONS, image_folder
+
+NAMES = ("Angry", "Disgust", "Fear", "Happiness", "Neutral", "Sad", "Surprise")
+
+
+def grow(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"")
+    return root
+
+
+def test_emotions_by_name(tmp_path):
+    grow(tmp_path, *(f"{name}/{i}.JPG" for name in NAMES for i in range(2)), "Sad/deep/x.png", "Sad/notes.txt")
+    grow(tmp_path, ".git/a.png", "__pycache__/a.png", "readme.png")
+    manifest = image_folder(tmp_path)
+    assert manifest.classes == EMOTIONS[:7] and manifest.splits == ("train",) and len(manifest) == 15
+    assert {name: EMOTIONS[label] for name, label in zip(manifest.image, manifest.label)}["Angry/1.JPG"] == "anger"
+    assert manifest.counts()["sad"] == 3
+    assert all(path.exists() for path in manifest.paths())
+
+
+def test_contempt_makes_eight(tmp_path):
+    assert image_folder(grow(tmp_path, *(f"{name}/0.png" for name in (*NAMES, "contempt")))).classes == EMOTIONS
+
+
+def test_splits(tmp_path):
+    grow(tmp_path, *(f"train/{name}/0.png" for name in NAMES), "val/happy/0.png", "Test/sad/0.png")
+    manifest = image_folder(tmp_path)
+    assert [len(manifest.select(split)) for split in ("train", "valid", "test")] == [7, 1, 1]
+    grow(tmp_path, "happy/0.png")
+    with pytest.raises(ValueError, match=r"split folders only or class folders only .* got both: \['happy'\]"):
+        image_folder(tmp_path)
+
+
+def test_own_classes(tmp_path):
+    grow(tmp_path, "cat/0.png", "7/0.png")
+    assert image_folder(tmp_path, classes=("7", "cat")).label.tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"an emotion; give classes= for others .* got \['7', 'cat'\]"):
+        image_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"one of the classes \(cat, dog\), got \['7'\]"):
+        image_folder(tmp_path, classes=("cat", "dog"))
+
+
+def test_class_without_image(tmp_path):
+    grow(tmp_path, *(f"{name}/0.png" for name in NAMES[:5]), "Sad/none.txt")
+    with pytest.raises(ValueError, match=r"an image of each class .* got none of sad, surprise; give classes="):
+        image_folder(tmp_path)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="root: expected a folder"):
+        image_folder(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"root: expected class folders .* got none"):
+        image_folder(tmp_path)

@@ -48,6 +48,19 @@ class FaceDataset(Dataset[dict[str, Any]]):
 
     Raises:
         ImageError: (a ValueError) naming file and row of a missing or unreadable image.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("L", (64, 64), 200).save(folder / "a.png")
+        >>> data = FaceDataset(Manifest(["a.png"], ["train"], [1], ("neutral", "happy"), folder), size=48)
+        >>> data[0]["image"].shape, data[0]["label"]
+        (torch.Size([3, 48, 48]), 1)
+        >>> FaceDataset(Manifest(["b.png"], ["train"], [1], ("neutral", "happy"), Path("faces"), source="faces.csv"))
+        Traceback (most recent call last):
+        ...
+        ferkit.data.images.ImageError: faces.csv: row 2: image is missing: faces/b.png
     """
 
     def __init__(

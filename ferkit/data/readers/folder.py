@@ -31,6 +31,16 @@ def image_folder(root: str | os.PathLike[str], classes: Sequence[str] | None = N
 
     Raises:
         ValueError: a folder that is no class (all such are listed), a class without any image, no folder at all.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("Angry", "Happiness"):
+        ...     (root / name).mkdir()
+        ...     (root / name / "0.png").touch()
+        >>> manifest = image_folder(root, classes=("happy", "anger"))
+        >>> manifest.image.tolist(), manifest.label.tolist()
+        (['Angry/0.png', 'Happiness/0.png'], [1, 0])
     """
     base = Path(root)
     if not base.is_dir():

@@ -9,15 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dataset import FaceDataset
-    from .emotions import EMOTIONS, canonical_emotion
-    from .images import ImageError
-    from .manifest import Manifest
-    from .noise import flip_labels
-    from .readers.fer2013_pixels import write_ferplus_images
-    from .readers.ferplus import ferplus
-    from .readers.folder import image_folder
-    from .synthetic import SyntheticFaces
+    from ferkit.data.dataset import FaceDataset
+    from ferkit.data.emotions import EMOTIONS, canonical_emotion
+    from ferkit.data.images import ImageError
+    from ferkit.data.manifest import Manifest
+    from ferkit.data.noise import flip_labels
+    from ferkit.data.readers.fer2013_pixels import write_ferplus_images
+    from ferkit.data.readers.ferplus import ferplus
+    from ferkit.data.readers.folder import image_folder
+    from ferkit.data.synthetic import SyntheticFaces
 
 __all__ = [
     "EMOTIONS",

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import check_choice, check_label_range, check_labels, check_number
-from ._progress import progress as progress_line
-from .images import ImageError, decode, pillow
-from .manifest import Manifest
+from ferkit.checks import check_choice, check_label_range, check_labels, check_number
+from ferkit.data._progress import progress as progress_line
+from ferkit.data.images import ImageError, decode, pillow
+from ferkit.data.manifest import Manifest
 
 __all__ = ["FaceDataset"]
 

@@ -230,7 +230,7 @@ class Manifest:
         Raises:
             ValueError: naming file, row (header 1, first row 2) and column.
         """
-        from .manifest_files import read_manifest
+        from ferkit.data.manifest_files import read_manifest
 
         return read_manifest(Path(path), None if root is None else Path(root), classes)
 
@@ -240,6 +240,6 @@ class Manifest:
         Relative image paths are rewritten to start from the new file's folder. A CSV file does not hold the class
         list: give ``classes`` on reading where they are not the emotions.
         """
-        from .manifest_files import write_manifest
+        from ferkit.data.manifest_files import write_manifest
 
         write_manifest(self, Path(path))

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .manifest import Manifest
-from .manifest_table import Table, build_manifest, is_known, is_number, table_of
+from ferkit.data.manifest import Manifest
+from ferkit.data.manifest_table import Table, build_manifest, is_known, is_number, table_of
 
 __all__ = ["read_manifest", "replace_file", "write_manifest"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .emotions import class_index, emotion_classes
-from .manifest import Manifest
+from ferkit.data.emotions import class_index, emotion_classes
+from ferkit.data.manifest import Manifest
 
 __all__ = ["Table", "build_manifest", "is_known", "is_number", "table_of"]
 

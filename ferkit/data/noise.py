@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checks import check_label_range, check_labels, check_number
+from ferkit.checks import check_label_range, check_labels, check_number
 
 __all__ = ["flip_labels"]
 

@@ -1,5 +1,5 @@
 """Batch samplers: they know label arrays and neighbour tables, nothing else."""
 
-from .class_coverage import ClassCoverageBatchSampler
+from ferkit.samplers.class_coverage import ClassCoverageBatchSampler
 
 __all__ = ["ClassCoverageBatchSampler"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ..checks import check_label_range, check_labels, check_number
-from ._plan import Keys, class_draws, count_steps, plan_epoch
+from ferkit.checks import check_label_range, check_labels, check_number
+from ferkit.samplers._plan import Keys, class_draws, count_steps, plan_epoch
 
 __all__ = ["ClassCoverageBatchSampler"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .._progress import progress as progress_line
-from ..images import pillow
-from ..manifest_files import replace_file
-from .ferplus_votes import FOLDERS, joined_rows
+from ferkit.data._progress import progress as progress_line
+from ferkit.data.images import pillow
+from ferkit.data.manifest_files import replace_file
+from ferkit.data.readers.ferplus_votes import FOLDERS, joined_rows
 
 __all__ = ["write_ferplus_images"]
 

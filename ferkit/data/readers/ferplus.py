@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...checks import check_choice
-from .._progress import progress as progress_line
-from ..emotions import EMOTIONS, class_index
-from ..images import open_image
-from ..manifest import Manifest, canonical_split
-from .ferplus_targets import EMOTION_COLUMNS, TARGETS
-from .ferplus_votes import FOLDERS, VoteRows, fer2013_labels, read_votes
+from ferkit.checks import check_choice
+from ferkit.data._progress import progress as progress_line
+from ferkit.data.emotions import EMOTIONS, class_index
+from ferkit.data.images import open_image
+from ferkit.data.manifest import Manifest, canonical_split
+from ferkit.data.readers.ferplus_targets import EMOTION_COLUMNS, TARGETS
+from ferkit.data.readers.ferplus_votes import FOLDERS, VoteRows, fer2013_labels, read_votes
 
 __all__ = ["ferplus"]
 

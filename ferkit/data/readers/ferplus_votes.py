@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .ferplus_targets import COLUMNS
+from ferkit.data.readers.ferplus_targets import COLUMNS
 
 __all__ = ["FER2013_CLASSES", "FOLDERS", "VoteRows", "fer2013_labels", "read_votes"]
 

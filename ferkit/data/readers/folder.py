@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..emotions import class_index, emotion_classes
-from ..manifest import SPLIT_ALIASES, Manifest, canonical_split
+from ferkit.data.emotions import class_index, emotion_classes
+from ferkit.data.manifest import SPLIT_ALIASES, Manifest, canonical_split
 
 __all__ = ["image_folder"]
 

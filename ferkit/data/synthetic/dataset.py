@@ -99,9 +99,12 @@ class SyntheticFaces(Dataset[dict[str, Any]]):
         self.valence, self.arousal = tensors["affect"].unbind(1)
         self.valence_exact, self.arousal_exact = tensors["affect_exact"].unbind(1)
         # Shares are below 1, so they only order the classes that have equally many votes.
-        self.true_labels = (self.votes + self.distributions.double() * 0.5).argmax(1) if n else votes_of_nobody()
+        self.true_labels = (
+            (self.votes + self.distributions.double() * 0.5).argmax(1) if n else torch.zeros(0, dtype=torch.int64)
+        )
         self.labels = self.true_labels.clone()
-        self._images: Tensor | None = None
+        # Zero pages are only claimed when written, and copies with other labels share what was rendered.
+        self._images = torch.from_numpy(np.zeros((n, 3, size, size), np.uint8))
         self._rendered = np.zeros(n, bool)
         if progress is not None:
             self.render(progress)
@@ -124,7 +127,7 @@ class SyntheticFaces(Dataset[dict[str, Any]]):
             self._image(index)
             if progress is not None:
                 progress(index + 1, self._count)
-        return self._store()
+        return self._images
 
     def with_labels(self, labels: Tensor) -> SyntheticFaces:
         """The same faces with other labels, int64 (N,), -1 for unlabelled; ``true_labels`` stay."""
@@ -164,18 +167,12 @@ class SyntheticFaces(Dataset[dict[str, Any]]):
             "landmarks_exact": points,
         }
 
-    def _store(self) -> Tensor:
-        if self._images is None:
-            self._images = torch.zeros(self._count, 3, self.size, self.size, dtype=torch.uint8)
-        return self._images
-
     def _image(self, index: int) -> Tensor:
-        store = self._store()
         if not self._rendered[index]:
             pixels, _ = render(*self._draw(index), self.size, self._stream(index, _SENSOR))
-            store[index] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+            self._images[index] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
             self._rendered[index] = True
-        return store[index]
+        return self._images[index]
 
 
 _COLUMNS: dict[str, tuple[int, ...]] = {
@@ -186,7 +183,3 @@ _COLUMNS: dict[str, tuple[int, ...]] = {
     "landmarks": (68, 2),
     "landmarks_exact": (68, 2),
 }
-
-
-def votes_of_nobody() -> Tensor:
-    return torch.zeros(0, dtype=torch.int64)

@@ -9,10 +9,18 @@ from numpy.typing import NDArray
 
 from ferkit.data.synthetic.prototypes import Array
 
-__all__ = ["Canvas", "Pixels", "Window"]
+__all__ = ["Canvas", "Pixels", "Window", "unit_clip"]
 
 Pixels = NDArray[np.float32]
 Window = tuple[slice, slice]
+
+_HALF = np.float32(0.5)
+
+
+def unit_clip(values: Pixels) -> Pixels:
+    """Clip to 0..1; on small arrays several times as fast as ``np.clip``."""
+    result: Pixels = np.minimum(np.maximum(values, 0), 1)
+    return result
 
 
 class Canvas:
@@ -60,9 +68,9 @@ class Canvas:
         else:
             where = self.window(x[0], low, x[-1], high)
             along, across = self.u[where], self.v[where]
-        above = np.clip(across - np.interp(along, x, top).astype(np.float32) + 0.5, 0, 1)
-        below = np.clip(np.interp(along, x, bottom).astype(np.float32) - across + 0.5, 0, 1)
-        ends = np.clip(along - np.float32(x[0] - 0.5), 0, 1) * np.clip(np.float32(x[-1] + 0.5) - along, 0, 1)
+        above = unit_clip(across - np.interp(along, x, top).astype(np.float32) + _HALF)
+        below = unit_clip(np.interp(along, x, bottom).astype(np.float32) - across + _HALF)
+        ends = unit_clip(along - np.float32(x[0] - 0.5)) * unit_clip(np.float32(x[-1] + 0.5) - along)
         return where, np.maximum(above + below - 1, 0) * ends
 
     def ridge(self, x: Array, y: Array, width: float, upright: bool = False) -> tuple[Window, Pixels]:
@@ -77,7 +85,7 @@ class Canvas:
             along, across = self.u[where], self.v[where]
         off = (across - np.interp(along, x, y).astype(np.float32)) * np.float32(1 / wide)
         fade = (along - np.float32(x[0])) * np.float32(1 / max(x[-1] - x[0], 1e-3))
-        fade = np.clip(4 * fade * (1 - fade), 0, 1)
+        fade = np.maximum(4 * fade * (1 - fade), 0)
         return where, np.exp(-off * off) * fade * np.float32(width / wide)
 
     def blob(self, u: float, v: float, ru: float, rv: float) -> tuple[Window, Pixels]:
@@ -91,12 +99,12 @@ class Canvas:
         """An anti-aliased disc."""
         where = self.window(u - radius, v - radius, u + radius, v + radius)
         away = np.sqrt((self.u[where] - np.float32(u)) ** 2 + (self.v[where] - np.float32(v)) ** 2)
-        return where, np.clip(np.float32(radius + 0.5) - away, 0, 1)
+        return where, unit_clip(np.float32(radius + 0.5) - away)
 
     def capsule(self, u0: float, v0: float, u1: float, v1: float, radius: float) -> tuple[Window, Pixels]:
         """Signed distance (negative inside) to a thick segment, in pixels, and its window."""
         where = self.window(min(u0, u1) - radius, min(v0, v1) - radius, max(u0, u1) + radius, max(v0, v1) + radius, 1.5)
         du, dv = u1 - u0, v1 - v0
         pu, pv = self.u[where] - np.float32(u0), self.v[where] - np.float32(v0)
-        along = np.clip((pu * np.float32(du) + pv * np.float32(dv)) / np.float32(du * du + dv * dv + 1e-6), 0, 1)
+        along = unit_clip((pu * np.float32(du) + pv * np.float32(dv)) / np.float32(du * du + dv * dv + 1e-6))
         return where, np.hypot(pu - along * np.float32(du), pv - along * np.float32(dv)) - np.float32(radius)

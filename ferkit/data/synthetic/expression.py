@@ -41,13 +41,13 @@ def draw_expression(rng: np.random.Generator, num_classes: int = 7) -> Expressio
     uniform = rng.random(24)
     normal = rng.standard_normal((3, 17))
     cumulative = np.cumsum(_FREQUENCY[:num_classes])
-    count = 1 + (uniform[0] > 0.55) + (uniform[0] > 0.90)
+    count = 1 + (uniform[0] > 0.60) + (uniform[0] > 0.92)
     # Shares are an exponential race; the upper and the lower face may tell different stories.
     base = -np.log1p(-uniform[1 : 1 + count])
     upper = base * np.exp(0.8 * normal[2, :count])
     lower = base * np.exp(0.8 * normal[2, 3 : 3 + count])
     upper, lower = upper / upper.sum(), lower / lower.sum()
-    strength = 0.38 + 0.72 * uniform[4] ** 0.8
+    strength = 0.42 + 0.70 * uniform[4] ** 0.8
     left, right = np.zeros(17), np.zeros(17)
     for part in range(count):
         kind = _pick(cumulative, uniform[5 + part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,14 @@ from ferkit.data.synthetic.scene import Identity, Scene
 __all__ = ["MIRROR", "Contours", "contours"]
 
 # Landmark i of a mirrored face is landmark MIRROR[i] of the face (iBUG 300-W numbering).
-MIRROR = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36]
-    + [41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1)]
-)
+_MIRRORED = {
+    "jaw": range(16, -1, -1),
+    "brows": range(26, 16, -1),
+    "nose": (*range(27, 31), *range(35, 30, -1)),
+    "eyes": (45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+    "mouth": (*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1)),
+}
+MIRROR = np.concatenate([np.array(part) for part in _MIRRORED.values()])
 
 EYE_T = np.array([-1.0, -0.8, -0.4, -0.2, 0.0, 0.2, 0.4, 0.8, 1.0])
 _EYE_UPPER = np.sqrt(1 - EYE_T**2) * (1 - 0.15 * EYE_T**2)
@@ -26,6 +31,7 @@ _BOW = (1 - MOUTH_T**2) ** 0.65 * (1 - 0.30 * np.exp(-((MOUTH_T / 0.13) ** 2)))
 _BELLY = (1 - MOUTH_T**2) ** 0.6
 _GAP = (1 - MOUTH_T**2) ** 0.75
 _SQUARE = (1 - MOUTH_T**2) ** 0.35
+_RIGHT = np.clip(0.5 + MOUTH_T / 0.6, 0.0, 1.0)
 _BROW_T = np.linspace(0.0, 1.0, 5)
 _JAW = np.linspace(np.pi, 0.0, 17)
 _CROWN = np.linspace(0.0, -np.pi, 17)[1:-1]
@@ -43,6 +49,7 @@ _PARTS = {
 _SLICES = dict(zip(_PARTS, (slice(e - n, e) for n, e in zip(_PARTS.values(), np.cumsum(list(_PARTS.values()))))))
 _OUTER = np.array([2, 4, 6, 8, 10])
 _INNER = np.array([3, 6, 9])
+_LIDS = np.array([0, 2, 6, 8, 15, 11])
 
 
 @dataclass(frozen=True)
@@ -75,14 +82,13 @@ class Projection:
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
         s = self.scene
-        unit = s.scale * self.size
-        across = x * np.cos(s.yaw) + (z - 0.55) * np.sin(s.yaw)
-        depth = (z - 0.55) * np.cos(s.yaw) - x * np.sin(s.yaw)
-        down = y * np.cos(s.pitch) - depth * np.sin(s.pitch)
-        centre = (self.size - 1) / 2
-        points = np.stack(
-            [across * unit + centre + s.shift[0] * self.size, down * unit + centre + s.shift[1] * self.size], -1
-        )
+        unit, centre = s.scale * self.size, (self.size - 1) / 2
+        cos, sin = math.cos(s.yaw), math.sin(s.yaw)
+        front = z - 0.55
+        points = np.empty((*np.shape(x), 2))
+        points[..., 0] = (x * cos + front * sin) * unit + (centre + s.shift[0] * self.size)
+        depth = front * cos - x * sin
+        points[..., 1] = (y * math.cos(s.pitch) - depth * math.sin(s.pitch)) * unit + (centre + s.shift[1] * self.size)
         return points
 
     def rotate(self, points: Array) -> Array:
@@ -100,9 +106,9 @@ def surface(x: Array, y: Array) -> Array:
 
 
 def _brow(who: Identity, a: Array, side: float) -> Array:
-    inner = 0.14 * a[AU[1]] - 0.13 * a[AU[4]] * (1 - 0.5 * a[AU[1]]) - 0.05 * a[AU[9]]
-    middle = 0.06 * a[AU[1]] + 0.11 * a[AU[2]] - 0.09 * a[AU[4]] - 0.02 * a[AU[9]]
-    outer = 0.15 * a[AU[2]] - 0.04 * a[AU[4]] - 0.03 * a[AU[6]]
+    inner = 0.18 * a[AU[1]] - 0.16 * a[AU[4]] * (1 - 0.5 * a[AU[1]]) - 0.05 * a[AU[9]]
+    middle = 0.07 * a[AU[1]] + 0.15 * a[AU[2]] - 0.11 * a[AU[4]] - 0.02 * a[AU[9]]
+    outer = 0.19 * a[AU[2]] - 0.03 * a[AU[4]] - 0.03 * a[AU[6]]
     lift = inner * (1 - _BROW_T) ** 2 + 2 * middle * _BROW_T * (1 - _BROW_T) + outer * _BROW_T**2
     near = who.eye_spacing - 0.27 - 0.05 * a[AU[4]]
     x = near + (who.eye_spacing + 0.27 - near) * _BROW_T
@@ -112,10 +118,10 @@ def _brow(who: Identity, a: Array, side: float) -> Array:
 
 
 def _eye(who: Identity, a: Array, side: float) -> Array:
-    top = (who.eye_open + 0.075 * a[AU[5]] - 0.045 * a[AU[7]] - 0.01 * a[AU[6]] - 0.02 * a[AU[4]]) * (1 - a[AU[45]])
-    bottom = who.eye_open * 0.6 - 0.035 * a[AU[6]] - 0.055 * a[AU[7]] - 0.02 * a[AU[9]]
+    top = (who.eye_open + 0.10 * a[AU[5]] - 0.055 * a[AU[7]] - 0.01 * a[AU[6]] - 0.02 * a[AU[4]]) * (1 - a[AU[45]])
+    bottom = who.eye_open * 0.6 - 0.045 * a[AU[6]] - 0.06 * a[AU[7]] - 0.02 * a[AU[9]]
     # A closed upper lid rests on the lower one.
-    top = max(top, -bottom + 0.012)
+    top = max(top + a[AU[45]] * (0.012 - bottom), 0.012 - bottom)
     centre = who.eye_y + side * who.crooked * 0.5
     x = side * who.eye_spacing + EYE_T * who.eye_size
     tilt = -who.eye_tilt * EYE_T * side
@@ -132,12 +138,12 @@ def _mouth(who: Identity, left: Array, right: Array) -> Array:
     mean = (left + right) / 2
     corners = []
     for side, a in ((-1.0, left), (1.0, right)):
-        out = who.mouth_width + 0.11 * a[AU[12]] + 0.15 * a[AU[20]] + 0.03 * a[AU[14]] - 0.03 * a[AU[15]]
+        out = who.mouth_width + 0.13 * a[AU[12]] + 0.19 * a[AU[20]] + 0.03 * a[AU[14]] - 0.03 * a[AU[15]]
         out += -0.07 * a[AU[23]] - 0.05 * mean[AU[26]] - 0.02 * a[AU[17]]
         down = (
             who.mouth_rest
-            - 0.20 * a[AU[12]]
-            + 0.17 * a[AU[15]]
+            - 0.25 * a[AU[12]]
+            + 0.21 * a[AU[15]]
             + 0.03 * a[AU[20]]
             - 0.03 * a[AU[14]]
             + 0.07 * mean[AU[26]]
@@ -152,9 +158,9 @@ def _mouth(who: Identity, left: Array, right: Array) -> Array:
     )
     line = line + who.crooked * 0.6 * MOUTH_T
     # The upper lip is raised a side at a time; the jaw takes the lower lip with it.
-    raised = np.where(MOUTH_T < 0, left[AU[10]], right[AU[10]]) * 0.07 + 0.03 * mean[AU[9]]
-    parted = 0.055 * mean[AU[25]]
-    drop = 0.26 * mean[AU[26]]
+    raised = (left[AU[10]] * (1 - _RIGHT) + right[AU[10]] * _RIGHT) * 0.10 + 0.05 * mean[AU[9]]
+    parted = 0.065 * mean[AU[25]]
+    drop = 0.30 * mean[AU[26]]
     up = line - parted * _GAP - raised * _SQUARE * (0.5 + 0.5 * mean[AU[25]]) - 0.06 * mean[AU[26]] * _GAP
     low = line + (parted + drop) * _GAP + 0.03 * mean[AU[20]] * mean[AU[25]] * _SQUARE
     thin = (1 - 0.6 * mean[AU[23]]) * (1 - 0.25 * mean[AU[12]]) * (1 - 0.2 * mean[AU[20]])
@@ -180,7 +186,7 @@ def contours(who: Identity, expression: Expression, scene: Scene, size: int) -> 
     mean = (left + right) / 2
     wing, rise = (
         who.nose_width * (1 + 0.12 * mean[AU[9]] + 0.12 * mean[AU[12]]),
-        0.05 * mean[AU[9]] + 0.02 * mean[AU[10]],
+        0.08 * mean[AU[9]] + 0.03 * mean[AU[10]],
     )
     bridge_y = np.linspace(who.eye_y + 0.02, who.nose_y - 0.02 - rise, 4)
     bridge = np.stack([np.full(4, 0.5 * who.crooked), bridge_y], -1)
@@ -199,12 +205,11 @@ def contours(who: Identity, expression: Expression, scene: Scene, size: int) -> 
     flat = project(x, y, depth)
     part = {name: flat[where] for name, where in _SLICES.items()}
     mouth = part["mouth"].reshape(4, 13, 2)
-    landmarks = np.concatenate(
-        [part["outline"][:17], part["brow_l"], part["brow_r"], part["bridge"], part["base"]]
-        + [part["eye_l"][[0, 2, 6, 8, 15, 11]], part["eye_r"][[0, 2, 6, 8, 15, 11]]]
-        + [mouth[0, [0]], mouth[0, _OUTER], mouth[0, [12]], mouth[3, _OUTER[::-1]]]
-        + [mouth[1:3, 1].mean(0)[None], mouth[1, _INNER], mouth[1:3, 11].mean(0)[None], mouth[2, _INNER[::-1]]]
-    )
+    face = [part["outline"][:17], part["brow_l"], part["brow_r"], part["bridge"], part["base"]]
+    eye = [part["eye_l"][_LIDS], part["eye_r"][_LIDS]]
+    outer = [mouth[0, [0]], mouth[0, _OUTER], mouth[0, [12]], mouth[3, _OUTER[::-1]]]
+    inner = [mouth[1:3, 1].mean(0)[None], mouth[1, _INNER], mouth[1:3, 11].mean(0)[None], mouth[2, _INNER[::-1]]]
+    landmarks = np.concatenate([*face, *eye, *outer, *inner])
     return Contours(
         outline=part["outline"],
         brows=(part["brow_l"], part["brow_r"]),

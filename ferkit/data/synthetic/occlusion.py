@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ferkit.data.synthetic.draw import Canvas
+from ferkit.data.synthetic.draw import Canvas, unit_clip
 from ferkit.data.synthetic.geometry import Contours
 from ferkit.data.synthetic.scene import Identity, Scene
 
@@ -13,7 +13,7 @@ __all__ = ["paint_occluder"]
 
 def _glasses(canvas: Canvas, scene: Scene, c: Contours, dark: bool) -> None:
     p, unit = scene.occluder, c.unit
-    colour = p[0:3] * 0.4
+    colour = p[0] * 0.35 + 0.25 * (p[0:3] - 0.5).clip(0)
     wide, tall, rim = (0.27 + 0.05 * p[3]) * unit, (0.20 + 0.06 * p[4]) * unit, (0.025 + 0.03 * p[5]) * unit
     for u, v in c.irises:
         centre = v + 0.03 * unit
@@ -21,32 +21,34 @@ def _glasses(canvas: Canvas, scene: Scene, c: Contours, dark: bool) -> None:
         du = np.abs(canvas.u[where] - np.float32(u)) * np.float32(1 / wide)
         dv = np.abs(canvas.v[where] - np.float32(centre)) * np.float32(1 / tall)
         away = ((du**3 + dv**3) ** np.float32(1 / 3) - 1) * np.float32((wide + tall) / 2)
-        inside = np.clip(0.5 - away, 0, 1)
+        inside = unit_clip(0.5 - away)
         canvas.paint(where, inside * np.float32(0.85 if dark else 0.12 * p[6]), np.full(3, 0.06 if dark else 0.9))
-        canvas.paint(where, np.clip(np.float32(rim + 0.5) - np.abs(away), 0, 1) * np.float32(min(1.0, 2 * rim)), colour)
+        canvas.paint(where, unit_clip(np.float32(rim + 0.5) - np.abs(away)) * np.float32(min(1.0, 2 * rim)), colour)
     (ul, vl), (ur, vr) = c.irises
     where, away = canvas.capsule(ul + wide, vl, ur - wide, vr, max(0.4, rim))
-    canvas.paint(where, np.clip(0.5 - away, 0, 1), colour)
+    canvas.paint(where, unit_clip(0.5 - away), colour)
 
 
 def _hand(canvas: Canvas, who: Identity, scene: Scene, c: Contours) -> None:
     p, unit = scene.occluder, c.unit
     way = 1.0 if p[3] < 0.5 else -1.0
-    u0, v0 = c.mouth[0, 6, 0] + way * 1.1 * unit, c.outline[8, 1] + 0.35 * unit
-    tip_u, tip_v = c.mouth[0, 6, 0] + way * (0.05 + 0.35 * p[4]) * unit, c.mouth[0, 6, 1] + (0.05 - 0.35 * p[5]) * unit
-    radius = 0.115 * unit
+    mouth, chin = c.mouth[0, 6], float(c.outline[8, 1])
+    # Fingers lie side by side, from a palm below the chin towards the mouth or the cheek.
+    knuckle = np.array([mouth[0] + way * (0.35 + 0.5 * p[4]) * unit, chin + 0.15 * unit])
+    tip = np.array([mouth[0] + way * 0.75 * (p[5] - 0.25) * unit, mouth[1] + (0.10 - 0.45 * p[6]) * unit])
+    along = (tip - knuckle) / np.hypot(*(tip - knuckle))
+    beside = np.array([-along[1], along[0]])
+    radius = 0.135 * unit
+    skin = who.skin.astype(np.float32)
+    palm = knuckle - along * 0.3 * unit
+    where, away = canvas.capsule(palm[0], palm[1], palm[0] - along[0] * unit, palm[1] - along[1] * unit, 0.5 * unit)
+    canvas.paint(where, unit_clip(0.5 - away), skin * 0.72)
     for finger in range(4):
-        offset = (finger - 1.5) * 0.21 * unit
-        short = 0.12 * abs(finger - 1.5) * unit
-        ends = (
-            u0 + offset * 0.6,
-            v0 + offset * way * 0.8,
-            tip_u + way * short + offset * 0.5,
-            tip_v + offset * way * 0.9,
-        )
-        where, away = canvas.capsule(*ends, radius)
-        tone = who.skin.astype(np.float32) * (1.02 - 0.4 * np.clip(away / np.float32(radius) + 1, 0, 1) ** 2)[..., None]
-        canvas.paint(where, np.clip(0.5 - away, 0, 1), tone * 0.85)
+        start = knuckle + beside * (finger - 1.5) * 0.25 * unit
+        end = tip + beside * (finger - 1.5) * 0.235 * unit - along * 0.10 * abs(finger - 1.3) * unit
+        where, away = canvas.capsule(start[0], start[1], end[0], end[1], radius)
+        edge = unit_clip(away / np.float32(radius) + 1)
+        canvas.paint(where, unit_clip(0.5 - away), skin * (0.92 - 0.4 * edge**3)[..., None])
 
 
 def _lock(canvas: Canvas, who: Identity, scene: Scene, c: Contours) -> None:
@@ -77,7 +79,7 @@ def _block(canvas: Canvas, scene: Scene, c: Contours) -> None:
     u = c.bridge[3, 0] + (p[3] - 0.5) * 1.5 * unit
     v = c.bridge[3, 1] + (p[4] - 0.5) * 1.8 * unit
     where, away = canvas.capsule(u, v, u + (p[5] - 0.5) * 0.9 * unit, v + 0.5 * unit, (0.16 + 0.12 * p[6]) * unit)
-    canvas.paint(where, np.clip(0.5 - away, 0, 1), p[0:3])
+    canvas.paint(where, unit_clip(0.5 - away), p[0:3])
 
 
 def paint_occluder(canvas: Canvas, who: Identity, scene: Scene, c: Contours) -> None:

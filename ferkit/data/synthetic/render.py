@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ferkit.data.synthetic.draw import Canvas, Pixels
+from ferkit.data.synthetic.draw import Canvas, Pixels, unit_clip
 from ferkit.data.synthetic.expression import Expression
-from ferkit.data.synthetic.features import paint_features, paint_wrinkles
+from ferkit.data.synthetic.features import paint_features
 from ferkit.data.synthetic.geometry import Contours, contours
 from ferkit.data.synthetic.occlusion import paint_occluder
 from ferkit.data.synthetic.scene import Identity, Scene
+from ferkit.data.synthetic.wrinkles import paint_wrinkles
 
 __all__ = ["RENDERER_VERSION", "render"]
 
@@ -29,16 +32,28 @@ def _background(canvas: Canvas, scene: Scene) -> None:
     canvas.paint(*canvas.blob(spot[6] * size, spot[7] * size, 0.3 * size, 0.25 * size), third)
 
 
-def _polar(canvas: Canvas, outline: NDArray[np.float64]) -> tuple[Pixels, Pixels, Pixels, float, float]:
-    """Radius of each pixel and of the outline in its direction, about the head's centre."""
-    cu, cv = float(outline[:, 0].mean()), float((outline[:, 1].min() + outline[:, 1].max()) / 2)
-    angle = np.arctan2(outline[:, 1] - cv, outline[:, 0] - cu)
+class _Head(NamedTuple):
+    """Pixels about the head's centre: offsets, radius, and the outline's radius in their direction."""
+
+    du: Pixels
+    dv: Pixels
+    rho: Pixels
+    edge: Pixels
+    u: float
+    v: float
+
+
+def _head(canvas: Canvas, outline: NDArray[np.float64]) -> _Head:
+    u, v = float(outline[:, 0].mean()), float((outline[:, 1].min() + outline[:, 1].max()) / 2)
+    angle = np.arctan2(outline[:, 1] - v, outline[:, 0] - u)
     order = np.argsort(angle)
-    radius = np.hypot(outline[:, 0] - cu, outline[:, 1] - cv)
-    theta = np.arctan2(canvas.v - np.float32(cv), canvas.u - np.float32(cu))
-    edge = np.interp(theta, angle[order], radius[order], period=2 * np.pi).astype(np.float32)
-    rho = np.hypot(canvas.u - np.float32(cu), canvas.v - np.float32(cv))
-    return rho, edge, theta, cu, cv
+    angle, radius = angle[order], np.hypot(outline[order, 0] - u, outline[order, 1] - v)
+    # Wrapped by hand: interp's own period sorts on every call.
+    angle = np.concatenate([angle[-1:] - 2 * np.pi, angle, angle[:1] + 2 * np.pi])
+    radius = np.concatenate([radius[-1:], radius, radius[:1]])
+    du, dv = canvas.u - np.float32(u), canvas.v - np.float32(v)
+    edge = np.interp(np.arctan2(dv, du), angle, radius).astype(np.float32)
+    return _Head(du, dv, np.sqrt(du * du + dv * dv), edge, u, v)
 
 
 def _body(canvas: Canvas, who: Identity, scene: Scene, c: Contours, cu: float, cv: float) -> None:
@@ -46,7 +61,7 @@ def _body(canvas: Canvas, who: Identity, scene: Scene, c: Contours, cu: float, c
     if who.long_hair:
         reach = unit * (0.35 + 0.75 * who.long_hair)
         where, away = canvas.capsule(cu, cv - 0.25 * unit, cu, cv + reach, unit * (1.12 + 0.1 * who.long_hair))
-        canvas.paint(where, np.clip(0.5 - away, 0, 1), who.hair * 0.8)
+        canvas.paint(where, unit_clip(0.5 - away), who.hair * 0.8)
     chin = float(c.outline[8, 1])
     rows = np.array([chin - 0.5 * unit, chin + 0.25 * unit, size * 1.5])
     wide = np.array([0.5, 0.5, 0.6]) * unit
@@ -56,7 +71,7 @@ def _body(canvas: Canvas, who: Identity, scene: Scene, c: Contours, cu: float, c
     canvas.paint(*canvas.strip(line, top, np.full(4, size * 1.6)), scene.occluder[:3] * 0.8)
 
 
-def _hair(canvas: Canvas, who: Identity, c: Contours, rho: Pixels, edge: Pixels, light: Pixels) -> None:
+def _hair(canvas: Canvas, who: Identity, c: Contours, head: _Head, light: Pixels) -> None:
     if who.bald:
         return
     unit = c.unit
@@ -66,18 +81,19 @@ def _hair(canvas: Canvas, who: Identity, c: Contours, rho: Pixels, edge: Pixels,
     points = c.project(x, line, np.where(np.abs(x) > 0.9, 0.3, 0.75) + 0.0 * x)
     under = np.interp(canvas.u, points[:, 0], points[:, 1]).astype(np.float32)
     puff = np.float32((0.05 + 0.06 * who.long_hair) * unit)
-    cover = np.clip(under - canvas.v + 0.5, 0, 1) * np.clip(edge + puff - rho + 0.5, 0, 1)
+    cover = unit_clip(under - canvas.v + 0.5) * unit_clip(head.edge + puff - head.rho + 0.5)
     streak = 1 + 0.10 * np.sin(canvas.u * np.float32(9.0 / unit) + canvas.v * np.float32(4.0 / unit))
     canvas.paint(_WHOLE, cover, who.hair.astype(np.float32) * (streak * (0.6 + 0.4 * light))[..., None])
 
 
-def _lambert(scene: Scene, rho: Pixels, edge: Pixels, theta: Pixels) -> Pixels:
+def _lambert(scene: Scene, head: _Head) -> Pixels:
     """Light on an egg: the normal turns outwards towards the outline."""
-    q = np.minimum(rho / edge, 1)
     lx, ly, lz = (np.float32(part) for part in scene.light)
-    facing = q * (lx * np.cos(theta) + ly * np.sin(theta)) + lz * np.sqrt(1 - 0.85 * q * q)
+    reach = np.maximum(head.edge, head.rho)
+    q = head.rho / reach
+    facing = (lx * head.du + ly * head.dv) / reach + lz * np.sqrt(1 - np.float32(0.85) * q * q)
     ambient = np.float32(scene.ambient)
-    result: Pixels = ambient + (1 - ambient) * np.maximum(facing, 0) * np.float32(1.25)
+    result: Pixels = ambient + (1 - ambient) * np.float32(1.25) * np.maximum(facing, 0)
     return result
 
 
@@ -92,12 +108,12 @@ def _camera(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> NDArray[n
         rounds = max(1, int(np.ceil(spread**2 / 0.5)))
         side = np.float32(spread**2 / rounds / 2)
         for _ in range(rounds):
-            for axis in (0, 1):
-                pad = np.take(image, [0, *range(canvas.size), canvas.size - 1], axis=axis)
-                low, high = (pad[:-2], pad[2:]) if axis == 0 else (pad[:, :-2], pad[:, 2:])
-                image = image + side * (low + high - 2 * image)
+            for view in (image, image.swapaxes(0, 1)):
+                step = side * np.diff(view, axis=0)
+                view[:-1] += step
+                view[1:] -= step
     image = image + np.float32(scene.noise) * rng.standard_normal(image.shape, dtype=np.float32)
-    result: NDArray[np.uint8] = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    result: NDArray[np.uint8] = (unit_clip(image) * 255 + 0.5).astype(np.uint8)
     return result
 
 
@@ -108,14 +124,14 @@ def render(
     c = contours(who, expression, scene, size)
     canvas = Canvas(size, scene.roll)
     _background(canvas, scene)
-    rho, edge, theta, cu, cv = _polar(canvas, c.outline)
-    _body(canvas, who, scene, c, cu, cv)
-    head = np.clip(edge - rho + 0.5, 0, 1)
+    about = _head(canvas, c.outline)
+    _body(canvas, who, scene, c, about.u, about.v)
+    head = unit_clip(about.edge - about.rho + 0.5)
     canvas.paint(_WHOLE, head, who.skin)
     paint_features(canvas, who, c, head)
     paint_wrinkles(canvas, who, c)
-    light = _lambert(scene, rho, edge, theta)
+    light = _lambert(scene, about)
     canvas.rgb *= (1 + head * (canvas.light * light - 1))[..., None]
-    _hair(canvas, who, c, rho, edge, light)
+    _hair(canvas, who, c, about, light)
     paint_occluder(canvas, who, scene, c)
     return _camera(canvas, scene, rng), c

@@ -95,7 +95,7 @@ class Scene:
         elif self.occlusion == "sunglasses":
             eyes = 0.35
         elif self.occlusion == "hand":
-            mouth = 0.55
+            mouth = 0.4
         return np.array(
             [mouth if 10 <= code <= 26 else eyes if code < 9 or code == 45 else 1.0 for code in ACTION_UNITS]
         )
@@ -138,15 +138,15 @@ def draw_identity(rng: np.random.Generator) -> Identity:
         eye_size=0.205 + 0.022 * z[6],
         eye_open=_between(u[7], 0.065, 0.125),
         eye_tilt=0.02 * z[7],
-        brow_y=-0.50 + 0.04 * z[8],
-        brow_tilt=0.035 * z[9],
+        brow_y=-0.50 + 0.025 * z[8],
+        brow_tilt=0.025 * z[9],
         brow_arch=0.05 + 0.025 * z[10],
         brow_thick=_between(u[8], 0.04, 0.075) + 0.025 * male,
         nose_width=0.17 + 0.025 * z[11] + 0.03 * tone / 4,
         nose_y=0.25 + 0.035 * z[12],
         mouth_y=0.63 + 0.035 * z[13],
         mouth_width=0.36 + 0.04 * z[14],
-        mouth_rest=0.025 * z[15],
+        mouth_rest=0.015 * z[15],
         lip_upper=_between(u[9], 0.035, 0.075) + 0.015 * tone / 4,
         lip_lower=_between(u[10], 0.06, 0.11) + 0.015 * tone / 4,
         crooked=0.02 * z[16],
@@ -175,20 +175,22 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     tilt = _between(u[2], -0.75, 0.35)
     light = np.array([np.sin(angle) * harsh, tilt * harsh, np.cos(angle) * 0.6 + 0.5])
     light /= np.linalg.norm(light)
-    background = np.clip(u[10:13] * 0.8 + 0.25 * (u[13:22].reshape(3, 3) - 0.5) + 0.1, 0.02, 0.98)
+    grey = 0.1 + 0.75 * u[10]
+    tint = 0.35 * (u[11:14] - 0.5) * u[14]
+    background = np.clip(grey + tint + 0.3 * (u[13:22].reshape(3, 3) - 0.5), 0.02, 0.98)
     return Scene(
-        roll=0.13 * float(z[0]),
-        yaw=0.24 * float(z[1]),
-        pitch=0.12 * float(z[2]),
-        scale=_between(u[3], 0.33, 0.42),
-        shift=(0.025 * float(z[3]), 0.025 * float(z[4])),
+        roll=0.07 * float(z[0]),
+        yaw=0.17 * float(z[1]),
+        pitch=0.08 * float(z[2]),
+        scale=_between(u[3], 0.395, 0.46),
+        shift=(0.015 * float(z[3]), 0.015 * float(z[4]) - 0.03),
         light=(float(light[0]), float(light[1]), float(light[2])),
-        ambient=_between(u[4], 0.35, 0.75),
-        exposure=float(np.exp(0.25 * z[5])),
-        cast=np.exp(0.10 * (u[22:25] - 0.5) * 2),
+        ambient=_between(u[4], 0.45, 0.8),
+        exposure=float(np.exp(0.16 * z[5])),
+        cast=np.exp(0.2 * (u[22:25] - 0.5)),
         saturation=0.0 if u[5] < 0.12 else _between(u[6], 0.5, 1.1),
-        blur=_between(u[7], 0.0, 0.012),
-        noise=0.008 + 0.045 * float(u[8]) ** 2,
+        blur=_between(u[7], 0.0, 0.009),
+        noise=0.006 + 0.03 * float(u[8]) ** 2,
         background=background,
         occlusion=OCCLUSIONS[min(int(np.searchsorted(_OCCLUSION_SHARE, u[9], side="right")), len(OCCLUSIONS) - 1)],
         occluder=u[26:34],

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ferkit.checks import check_choice, check_device, check_floating, check_label_range, check_labels, check_shape
+from ferkit.distributed import resolve_group
+from ferkit.functional._global import global_msp
 from ferkit.functional._inputs import full_precision, promote, zero_rows
 from ferkit.ops.similarity_preserving import similarity_preserving as _op
 from ferkit.reduction import REDUCTIONS, combine_weights, reduce, safe_divide
@@ -27,6 +31,7 @@ def msp_loss(
     sample_weight: Tensor | None = None,
     reduction: str = "mean",
     detach: str | None = None,
+    process_group: Any = None,
 ) -> Tensor:
     r"""DMUE's similarity preserving loss between the target branch and the C auxiliary branches.
 
@@ -46,6 +51,10 @@ def msp_loss(
         reduction: ``"mean"`` over the C branches (a branch without samples is 0 and counts), ``"sum"``, or ``"none"``:
             one value per branch, (C,).
         detach: the side that gets no gradient, ``"target"`` or ``"auxiliary"``; paper and code detach neither.
+        process_group: None: the batch of this process. ``"global"`` (all ranks) or a ProcessGroup: the exact value over
+            the batches of all its ranks, returned by each of them, whose gradients, averaged over the ranks as
+            data-parallel training does, are those of one process with the whole batch. Rows are gathered
+            (``form="gram"``) or D×D blocks summed (``"factored"``), whichever moves fewer bytes (``"auto"``).
 
     Raises:
         TypeError, ValueError: for wrong dtypes, shapes, devices, choices, or labels outside -1..C-1 (read on the CPU).
@@ -73,6 +82,10 @@ def msp_loss(
         target = target.detach()
     elif detach == "auxiliary":
         auxiliary = auxiliary.detach()
+    group = resolve_group(process_group)
+    if group is not None:
+        weight = None if weight is None else weight.detach()
+        return reduce(global_msp(target, auxiliary, labels, weight, normalize, form, group), reduction)
     mask = labels != torch.arange(num_classes, device=labels.device).unsqueeze(1)
     if weight is not None or not complete:
         keep = labels >= 0 if weight is None else (labels >= 0) & (weight != 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from ferkit.checks import (
     check_number,
     check_shape,
 )
+from ferkit.distributed import resolve_group
+from ferkit.functional._global import global_class_similarity
 from ferkit.functional._inputs import full_precision, promote
 from ferkit.ops.class_similarity import class_similarity as _op
 from ferkit.reduction import safe_divide
@@ -32,6 +34,7 @@ def class_similarity(
     return_counts: Literal[False] = False,
     return_variance: Literal[False] = False,
     scale: str = "none",
+    process_group: Any = None,
 ) -> Tensor: ...
 @overload
 def class_similarity(
@@ -42,6 +45,7 @@ def class_similarity(
     return_counts: bool = False,
     return_variance: bool = False,
     scale: str = "none",
+    process_group: Any = None,
 ) -> tuple[Tensor, ...]: ...
 @full_precision
 def class_similarity(
@@ -52,6 +56,7 @@ def class_similarity(
     return_counts: bool = False,
     return_variance: bool = False,
     scale: str = "none",
+    process_group: Any = None,
 ) -> Tensor | tuple[Tensor, ...]:
     r"""Mean cosine similarity of every sample to the samples of every class.
 
@@ -68,6 +73,10 @@ def class_similarity(
         scale: ``"none"`` (the paper) or ``"minmax"`` (the released code): every row mapped onto [0, 1] by its smallest
             and largest class mean. Classes without a (other) sample keep 0 and do not count for the range; a row
             whose means are all equal becomes 0, with a zero gradient.
+        process_group: None: the samples of this process. ``"global"`` (all ranks) or a ProcessGroup: the local rows of
+            the exact value over the batches of all its ranks, by one sum of C·D + C numbers (C·D² more with variance).
+            The backward sums the ranks' gradients: with losses that average over the whole batch (local sum · ranks
+            over global N), data-parallel averaging gives the gradient of one process with the whole batch.
 
     Returns:
         (N, C), or a tuple of it and what was asked for, counts first. A class without samples has 0 and count 0, a
@@ -90,7 +99,13 @@ def class_similarity(
     check_choice(scale, "scale", ("none", "minmax"))
     check_label_range(labels, num_classes)
     (features,) = promote(features)
-    similarity, counts, variance = _op(features, labels, num_classes, include_self, return_variance)
+    group = resolve_group(process_group)
+    if group is None:
+        similarity, counts, variance = _op(features, labels, num_classes, include_self, return_variance)
+    else:
+        similarity, counts, variance = global_class_similarity(
+            features, labels, num_classes, include_self, return_variance, group
+        )
     if scale == "minmax":
         similarity = _minmax(similarity, _present(counts, labels, include_self))
     results = [similarity]

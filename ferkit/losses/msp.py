@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ferkit.checks import check_choice, check_number
@@ -20,6 +22,7 @@ class MSPLoss(Loss):
         form: ``"auto"``, ``"gram"`` or ``"factored"``: two exact ways to the same value.
         reduction: ``"mean"`` over the branches, ``"sum"``, or ``"none"`` for one value per branch (C,).
         detach: the side that gets no gradient, ``"target"`` or ``"auxiliary"``; published: neither.
+        process_group: None (this process), ``"global"`` or a ProcessGroup: the exact value over all its ranks' batches.
 
     Call with target (N, Dt), auxiliary (C, N, Da), int64 labels (N,) and optionally sample_weight (N,).
 
@@ -30,7 +33,7 @@ class MSPLoss(Loss):
     tensor(0.)
     """
 
-    settings = ("num_classes", "normalize", "form", "reduction", "detach")
+    settings = ("num_classes", "normalize", "form", "reduction", "detach", "process_group")
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class MSPLoss(Loss):
         form: str = "auto",
         reduction: str = "mean",
         detach: str | None = None,
+        process_group: Any = None,
     ) -> None:
         super().__init__(reduction)
         check_number(num_classes, "num_classes", 1, integer=True)
@@ -47,9 +51,18 @@ class MSPLoss(Loss):
         self.normalize = check_choice(normalize, "normalize", NORMALIZE)
         self.form = check_choice(form, "form", FORMS)
         self.detach = detach
+        self.process_group = process_group
 
     def forward(self, target: Tensor, auxiliary: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         check_branches(auxiliary, "auxiliary", self.num_classes)
         return msp_loss(
-            target, auxiliary, labels, self.normalize, self.form, sample_weight, self.reduction, self.detach
+            target,
+            auxiliary,
+            labels,
+            self.normalize,
+            self.form,
+            sample_weight,
+            self.reduction,
+            self.detach,
+            self.process_group,
         )

@@ -22,7 +22,8 @@ W = torch.tensor([1.0, 2.0, 0.5])
     [
         (
             MSPLoss(3, normalize="subset", reduction="none", detach="target"),
-            "MSPLoss(num_classes=3, normalize='subset', form='auto', reduction='none', detach='target')",
+            "MSPLoss(num_classes=3, normalize='subset', form='auto', reduction='none', detach='target', "
+            "process_group=None)",
         ),
         (SimilarityPreservingLoss("gram"), "SimilarityPreservingLoss(form='gram', reduction='mean')"),
         (

@@ -9,7 +9,7 @@ from ferkit.data.synthetic.scene import Scene
 
 __all__ = ["affect", "detect_action_units", "detect_affect", "detect_landmarks"]
 
-FLOOR = 0.6  # weaker responses are reported as exactly zero
+FLOOR = 0.4  # weaker responses are reported as exactly zero
 MISS_RATE = 0.06
 FALSE_ALARM_RATE = 0.05
 LOST_RATE = 0.02
@@ -48,7 +48,7 @@ def detect_landmarks(points: Array, scene: Scene, size: int, rng: np.random.Gene
     hidden = 1 - float(scene.visibility().min())
     loose[5] *= 1 + 2 * hidden * (scene.occlusion in ("mask", "hand"))
     loose[3:5] *= 1 + 2 * hidden * (scene.occlusion == "sunglasses")
-    out = points + unit * loose[region, None] * (0.022 * normal + 0.025 * slip[region])
+    out = points + unit * loose[region, None] * (0.018 * normal + 0.020 * slip[region])
     if uniform[0] < LOST_RATE:
         centre = points.mean(0)
         out = centre + (out - centre) * (0.75 + 0.5 * uniform[1]) + (uniform[2:4] - 0.5) * 0.6 * unit

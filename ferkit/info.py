@@ -35,8 +35,8 @@ def report() -> str:
         lines.append(f"  {extra:8}{state}")
         lines += [f"    {package} {version}" for package, version in versions.items() if version is not None]
     lines += ["", "operators"]
-    for device, operators in _select.report().items():
-        for operator, backends in operators.items():
+    for operator, devices in _select.report().items():
+        for device, backends in devices.items():
             taken = next((name for name, reason in backends.items() if reason is None), "none")
             lines.append(f"  {operator} on {device}: {taken}")
             lines += [f"    {name}: {reason}" for name, reason in backends.items() if reason is not None]

@@ -8,10 +8,10 @@ from dataclasses import fields
 from jsonargparse import ArgumentParser, Namespace
 
 from ferkit import tasks
+from ferkit.tasks.run import METHODS
 
 __all__ = ["build_parser", "run"]
 
-RECIPES = {"ce": "ferkit.recipes.CrossEntropy", "dmue": "ferkit.recipes.DMUE"}
 DATA = {field.name for field in fields(tasks.DataOptions)}
 FIT = {field.name for field in fields(tasks.FitOptions)}
 
@@ -21,10 +21,10 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="ferkit", description="Facial expression recognition from doubtful labels.")
     commands = parser.add_subcommands(dest="command")
     train = ArgumentParser(description="Train a recipe into a run folder.")
-    methods = train.add_subcommands(dest="method")
-    for method, recipe in RECIPES.items():
-        methods.add_subcommand(method, _train_parser(method, recipe), help=f"train {recipe.rsplit('.', 1)[-1]}")
     commands.add_subcommand("train", train, help="train a recipe into a run folder")
+    methods = train.add_subcommands(dest="method")
+    for method, recipe in METHODS.items():
+        methods.add_subcommand(method, _train_parser(method, recipe), help=f"train {recipe.__name__}")
     commands.add_subcommand("evaluate", _evaluate_parser(), help="score a run on a labelled set")
     demo = ArgumentParser(description="Cross-entropy against DMUE on rendered faces with 30 % of the labels flipped.")
     demo.add_function_arguments(tasks.demo)
@@ -52,17 +52,13 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _train_parser(method: str, recipe: str) -> ArgumentParser:
-    parser = ArgumentParser(description=f"Train {recipe}.")
+def _train_parser(method: str, recipe: type) -> ArgumentParser:
+    parser = ArgumentParser(description=f"Train {recipe.__name__}.")
     parser.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml")
     parser.add_argument("--method", default=method, choices=[method], help="written into config.yaml")
-    parser.add_argument("--classes", type=list[str] | None, default=None, help="class names in order, where not given by the data")
-    parser.add_class_arguments(tasks.DataOptions, skip={"classes"})
+    parser.add_class_arguments(tasks.DataOptions)
     parser.add_class_arguments(tasks.FitOptions)
-    module, name = recipe.rsplit(".", 1)
-    from ferkit import recipes
-
-    parser.add_class_arguments(getattr(recipes, name), skip={"num_classes", "seed"})
+    parser.add_class_arguments(recipe, skip={"num_classes", "seed"})
     return parser
 
 

@@ -107,9 +107,7 @@ class Recipe(lightning.LightningModule):
         return logits
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.Adam(
-            self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
+        optimizer = torch.optim.Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True)
         epochs = max(self.trainer.max_epochs or 1, 1)
         steps = sorted({max(round(share * epochs), 1) for share in self.milestones})
         return {

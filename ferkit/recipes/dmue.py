@@ -14,7 +14,7 @@ from ferkit.checks import check_choice, check_number
 from ferkit.data.augment import normalize_images
 from ferkit.recipes.base import Batch, Recipe
 
-__all__ = ["SETTINGS", "DMUE", "Mined"]
+__all__ = ["DMUE", "SETTINGS", "Mined"]
 
 # Values of the arguments left at None. "published" is section 4.2 of the paper, which starts from a backbone trained
 # on faces; "scratch" is what docs/dmue.md measured to learn without one.
@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class Mined(NamedTuple):
     """What DMUE knows of training images: latent distribution, confidence in the given label, prediction."""
 
-    index: Tensor  # (N,) position in the dataset
+    position: Tensor  # (N,) in the dataset
     distribution: Tensor  # (N, C), 0 at the given label
     confidence: Tensor  # (N,) in (0, 1)
     probability: Tensor  # (N, C) of the target branch
@@ -90,6 +90,7 @@ class DMUE(Recipe):
         branched = use_distribution or use_similarity
         super().__init__(num_classes, mining=mining if branched else "none", **options)
         self.save_hyperparameters()
+        self.hparams.update(chosen)  # what a name stood for when the run was made
         self.temperature, self.omega, self.ramp, self.normalize = temperature, omega, ramp, normalize
         self.gamma, self.gamma_unit = chosen["gamma"], chosen["gamma_unit"]
         self.beta, self.beta_unit, self.detach = chosen["beta"], chosen["beta_unit"], chosen["detach"]
@@ -116,7 +117,11 @@ class DMUE(Recipe):
             total = total + self.omega * losses["soft"]
         if self.use_similarity:
             losses["sp"] = functional.msp_loss(
-                output.features, output.auxiliary_features, labels, normalize=self.normalize, detach=None if self.detach == "none" else self.detach
+                output.features,
+                output.auxiliary_features,
+                labels,
+                normalize=self.normalize,
+                detach=None if self.detach == "none" else self.detach,
             )
             total = total + self._similarity_weight(losses) * losses["sp"]
         total = up * total

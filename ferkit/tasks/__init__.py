@@ -7,10 +7,10 @@ from typing import Any
 
 _EXPORTS = {
     "DataOptions": "ferkit.tasks.data",
-    "FitOptions": "ferkit.tasks.train",
-    "demo": "ferkit.tasks.demo",
-    "evaluate": "ferkit.tasks.evaluate",
-    "train": "ferkit.tasks.train",
+    "FitOptions": "ferkit.tasks.training",
+    "demo": "ferkit.tasks.demonstration",
+    "evaluate": "ferkit.tasks.evaluation",
+    "train": "ferkit.tasks.training",
 }
 
 __all__ = ["DataOptions", "FitOptions", "demo", "evaluate", "train"]
@@ -25,9 +25,7 @@ def __getattr__(name: str) -> Any:
         if error.name is None or error.name.split(".")[0] == "ferkit":
             raise
         raise ImportError(f'ferkit.tasks needs {error.name}: pip install "ferkit[train]"') from error
-    value = getattr(module, name)
-    globals()[name] = value  # the submodule of the same name would shadow the function
-    return value
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

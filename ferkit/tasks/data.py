@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from ferkit.checks import check_choice, check_number
-from ferkit.data import FaceDataset, Manifest, SyntheticFaces, ferplus, flip_labels, image_folder
+from ferkit.data import EMOTIONS, FaceDataset, Manifest, SyntheticFaces, ferplus, flip_labels, image_folder
+from ferkit.data.classes import with_classes
+from ferkit.data.manifest import canonical_split
 
-__all__ = ["DataOptions", "Part", "build_dataset"]
+__all__ = ["DataOptions", "build_dataset"]
 
 SPLITS = ("train", "validation", "test")
-VALIDATION_NAMES = ("validation", "valid", "val")
+FER2013_CLASSES = EMOTIONS[:7]  # its annotators had no contempt
 SYNTHETIC_SEEDS = {"train": 0, "validation": 1_000_003, "test": 2_000_003}
 
 
@@ -27,6 +28,7 @@ class DataOptions:
     Args:
         data: "synthetic" (rendered faces), "ferplus", "folder" (class folders) or "manifest".
         root: the data's folder, or the manifest's file.
+        classes: class names in order, where the data's own are not wanted (fewer emotions, or no emotions at all).
         labels: for ferplus the training labels: "fer2013" (the original ones), "votes" (the most voted class),
             "majority", "probability", "cross_entropy" or "multi_target"; for a manifest the column, "label".
         size: side of the images in pixels.
@@ -44,6 +46,7 @@ class DataOptions:
 
     data: Literal["synthetic", "ferplus", "folder", "manifest"] = "synthetic"
     root: str | None = None
+    classes: list[str] | None = None
     labels: str | None = None
     size: int = 48
     train_images: int | None = None
@@ -68,33 +71,6 @@ class DataOptions:
                 check_number(getattr(self, name), name, 1, integer=True)
 
 
-class Part(Dataset[dict[str, Any]]):
-    """Some samples of a dataset, under new indices 0, 1, ..."""
-
-    def __init__(self, dataset: Any, keep: torch.Tensor) -> None:
-        self.dataset, self.keep = dataset, keep
-        self.classes = dataset.classes
-        for name in ("labels", "distributions", "true_labels"):
-            value = getattr(dataset, name)
-            setattr(self, name, None if value is None else value[keep])
-        paths = getattr(dataset, "paths", None)
-        self.paths = None if paths is None else [paths[i] for i in keep.tolist()]
-
-    def __len__(self) -> int:
-        return len(self.keep)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.dataset[int(self.keep[index])]
-        return {"image": sample["image"], "label": int(self.labels[index]), "index": index}
-
-    def with_labels(self, labels: torch.Tensor) -> Part:
-        """The same images under other given labels; the old ones become the true labels if none are known."""
-        part = Part(self.dataset, self.keep)
-        part.labels = labels
-        part.true_labels = self.labels if self.true_labels is None else self.true_labels
-        return part
-
-
 def build_dataset(
     options: DataOptions,
     split: str,
@@ -109,16 +85,17 @@ def build_dataset(
         ValueError: for an unknown split, images that cannot be read, or other classes than ``classes``.
     """
     check_choice(split, "split", SPLITS)
-    if options.data == "synthetic":
-        dataset: Any = _synthetic(options, split, progress)
-    else:
-        dataset = _files(options, split, classes, progress)
+    classes = options.classes if classes is None else classes
+    dataset: Any = _synthetic(options, split, progress) if options.data == "synthetic" else None
+    if dataset is None:
+        dataset = FaceDataset(
+            _manifest(options, split, classes, progress),
+            options.size,
+            on_error=options.on_error,
+            progress=progress,
+        )
     if classes is not None and tuple(dataset.classes) != tuple(classes):
         raise ValueError(f"classes: expected {', '.join(classes)}, got {', '.join(dataset.classes)} in the {split} set")
-    wanted = options.train_images if split == "train" else options.validation_images
-    if options.data != "synthetic" and wanted is not None and wanted < len(dataset):
-        order = np.random.default_rng([options.subset_seed, SPLITS.index(split)]).permutation(len(dataset))
-        dataset = Part(dataset, torch.from_numpy(np.sort(order[:wanted])))
     if split == "train" and options.noise > 0:
         flipped = flip_labels(
             dataset.labels, options.noise, len(dataset.classes), exclude_true=not options.noise_includes_true, seed=seed
@@ -127,13 +104,54 @@ def build_dataset(
     return dataset
 
 
-def _synthetic(options: DataOptions, split: str, progress: bool) -> Any:
+def _synthetic(options: DataOptions, split: str, progress: bool) -> SyntheticFaces:
     wanted = options.train_images if split == "train" else options.validation_images
     count = wanted or (3500 if split == "train" else 1000)
-    return SyntheticFaces(
-        count,
-        size=options.size,
-        seed=SYNTHETIC_SEEDS[split] + options.subset_seed,
-        num_classes=options.synthetic_classes,
-        progress=progress,
-    )
+    with tqdm(total=count, desc=f"Rendering {split} faces", disable=not progress, leave=False) as bar:
+        return SyntheticFaces(
+            count,
+            size=options.size,
+            seed=SYNTHETIC_SEEDS[split] + options.subset_seed,
+            num_classes=options.synthetic_classes,
+            progress=lambda done, total: bar.update(done - bar.n),
+        )
+
+
+def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, progress: bool) -> Manifest:
+    """The rows of a split; without a validation split of its own the training rows are shared out."""
+    root = str(options.root)
+    name = canonical_split(split)
+    if options.data == "ferplus":
+        # Scored against the most voted class whatever the training labels are.
+        labels = (options.labels or "plurality") if split == "train" else "plurality"
+        labels = "plurality" if labels == "votes" else labels
+        rows = ferplus(root, labels, exclude_duplicates=options.exclude_duplicates, progress=progress)
+        if options.labels == "fer2013" and classes is None:
+            classes = FER2013_CLASSES
+        rows = rows if classes is None else with_classes(rows, classes)
+    elif options.data == "folder":
+        rows = image_folder(root, classes=classes)
+    else:
+        rows = Manifest.read(root, classes=classes)
+        if options.labels is not None:
+            rows = rows.with_labels(rows.labels(options.labels))
+    if name in ("train", "valid") and "valid" not in rows.splits:
+        rows = _hold_out(rows, options)
+    if name not in rows.splits:
+        raise ValueError(f"split: expected one of {', '.join(rows.splits)} in {root}, got {split!r}")
+    rows = rows.select(name)
+    wanted = options.train_images if split == "train" else options.validation_images
+    if wanted is not None and wanted < len(rows):
+        order = np.random.default_rng([options.subset_seed, SPLITS.index(split)]).permutation(len(rows))
+        rows = rows.filter(np.sort(order[:wanted]))
+    return rows
+
+
+def _hold_out(rows: Manifest, options: DataOptions) -> Manifest:
+    """Move ``validation_share`` of the training rows of every class to the validation split."""
+    split = rows.split.copy()
+    for label in np.unique(rows.label):
+        group = np.flatnonzero((rows.split == "train") & (rows.label == label))
+        order = np.random.default_rng([options.subset_seed, int(label) + 1]).permutation(len(group))
+        split[group[order[: round(options.validation_share * len(group))]]] = "valid"
+    return replace(rows, split=split)

@@ -71,7 +71,7 @@ class Run:
         if self.config.exists():
             if not resume:
                 raise ValueError(
-                    f"out: {str(self.folder)!r} already holds a run; choose another folder or continue it (--resume true)"
+                    f"out: {str(self.folder)!r} already holds a run: choose another folder, or add --resume true"
                 )
             before = self.read_config()
             changed = [key for key in config if key != "out" and before.get(key) != config[key]]
@@ -96,5 +96,7 @@ def load_recipe(run: Run) -> Recipe:
         recipe = METHODS[config["method"]](**{**state["hyper_parameters"], "pretrained": None})
         recipe.load_state_dict(state["state_dict"])
     except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"checkpoint: {str(run.checkpoint)!r} does not fit method {config['method']!r} ({error})") from error
+        raise ValueError(
+            f"checkpoint: {str(run.checkpoint)!r} does not fit method {config['method']!r} ({error})"
+        ) from error
     return recipe.eval()

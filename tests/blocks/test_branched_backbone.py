@@ -27,7 +27,9 @@ def test_every_backbone_branches(name):
     assert torch.equal(model(images()).logits, plain(images()).logits)
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032)]
+)
 def test_parameter_counts_are_the_published_ones(name, count):
     parts = split_backbone(name)
     own = sum(parameter.numel() for part in (parts.trunk, parts.stage) for parameter in part.parameters())

@@ -7,10 +7,23 @@ import subprocess
 import sys
 import unittest
 
-EXTRAS = (
-    "triton torchvision lightning pytorch_lightning torchmetrics jsonargparse matplotlib PIL pandas pyarrow sklearn "
-    "faiss scipy safetensors yaml"
-).split()
+EXTRAS = [
+    "triton",
+    "torchvision",
+    "lightning",
+    "pytorch_lightning",
+    "torchmetrics",
+    "jsonargparse",
+    "matplotlib",
+    "PIL",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "faiss",
+    "scipy",
+    "safetensors",
+    "yaml",
+]
 NEED_EXTRAS = ("recipes", "metrics", "reports", "tasks")
 
 
@@ -52,7 +65,12 @@ class Minimal(unittest.TestCase):
                         getattr(module, public)
 
     def test_what_needs_an_extra_says_which(self):
-        for name, attribute in (("recipes", "DMUE"), ("metrics", "TotalVariation"), ("reports", "plot_curves"), ("tasks", "train")):
+        for name, attribute in (
+            ("recipes", "DMUE"),
+            ("metrics", "TotalVariation"),
+            ("reports", "plot_curves"),
+            ("tasks", "train"),
+        ):
             with self.subTest(name), self.assertRaisesRegex(ImportError, r'pip install "ferkit\[train\]"'):
                 getattr(importlib.import_module(f"ferkit.{name}"), attribute)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ferkit.checks import check_number
 from ferkit.reports import comparison_table, write_text
 from ferkit.tasks.data import DataOptions
-from ferkit.tasks.train import FitOptions, train
+from ferkit.tasks.training import FitOptions, train
 
 __all__ = ["demo"]
 

@@ -15,7 +15,7 @@ from ferkit.recipes import DMUE, Recipe
 from ferkit.recipes.dmue import Mined
 from ferkit.reports import dmue_sheet, write_text
 from ferkit.samplers import ClassCoverageBatchSampler
-from ferkit.tasks.evaluate import predict
+from ferkit.tasks.evaluation import predict
 from ferkit.tasks.run import Run
 
 __all__ = ["mine", "review_labels"]
@@ -49,17 +49,20 @@ def mine(recipe: DMUE, dataset: Any, batch_size: int = 144) -> Mined:
     recipe.eval()
     classes = len(dataset.classes)
     sampler = ClassCoverageBatchSampler(dataset.labels, max(batch_size, 2 * classes), 2, num_classes=classes)
-    pieces = [recipe.mine({name: value.to(recipe.device) for name, value in batch.items()})
-              for batch in DataLoader(dataset, batch_sampler=sampler)]
+    pieces = [
+        recipe.mine({name: value.to(recipe.device) for name, value in batch.items()})
+        for batch in DataLoader(dataset, batch_sampler=sampler)
+    ]
     joined = Mined(*(torch.cat([getattr(piece, name) for piece in pieces]).cpu() for name in Mined._fields))
     first = torch.full((len(dataset),), -1)
-    first[joined.index.flip(0)] = torch.arange(len(joined.index)).flip(0)
+    first[joined.position.flip(0)] = torch.arange(len(joined.position)).flip(0)
     return Mined(*(value[first] for value in joined))
 
 
 def _table(dataset: Any, probabilities: Tensor, doubt: Tensor, mined: Mined | None) -> str:
     names = list(dataset.classes)
-    paths = getattr(dataset, "paths", None)
+    manifest = getattr(dataset, "manifest", None)
+    paths = None if manifest is None else manifest.image
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     header = ["index", *(["image"] if paths is not None else []), "label", "suggested", "suspicion"]

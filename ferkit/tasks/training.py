@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from ferkit.reports import plot_curves, write_json
 from ferkit.samplers import ClassCoverageBatchSampler
 from ferkit.tasks._callbacks import AtomicCheckpointIO, MetricsTable
 from ferkit.tasks.data import DataOptions, build_dataset
-from ferkit.tasks.evaluate import confusion_figure, predict, score
-from ferkit.tasks.labels import review_labels
+from ferkit.tasks.evaluation import confusion_figure, predict, score
+from ferkit.tasks.review import review_labels
 from ferkit.tasks.run import METHODS, Run
 
 __all__ = ["FitOptions", "train"]
@@ -51,7 +51,7 @@ class FitOptions:
     out: str | None = None
     resume: bool = False
     accelerator: str = "auto"
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = 0
     progress: bool = True
 
@@ -83,13 +83,18 @@ def train(
     recipe = METHODS[method](num_classes=len(training.classes), seed=fit.seed, **(options or {}))
     settings = {key: value for key, value in asdict(fit).items() if key not in FREE}
     recipe_options = {key: value for key, value in recipe.hparams.items() if key not in ("num_classes", "seed")}
-    config = {"method": method, "classes": list(training.classes), **asdict(data), **settings, **recipe_options}
+    data = replace(data, classes=list(training.classes))
+    config = {"method": method, **asdict(data), **settings, **recipe_options}
     checkpoint = run.claim(config, fit.resume)
     if recipe.load_report is not None:
         print(recipe.load_report)
     trainer, table = make_trainer(run, fit)
     trainer.fit(
-        recipe, loader, DataLoader(validation, 256), ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True
+        recipe,
+        loader,
+        DataLoader(validation, 256),
+        ckpt_path=None if checkpoint is None else str(checkpoint),
+        weights_only=True,
     )
     if trainer.interrupted:
         raise OSError(f"interrupted; continue with --out {run.folder} --resume true")
@@ -105,7 +110,12 @@ def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:
         return DataLoader(dataset, batch_sampler=sampler, num_workers=fit.workers)
     generator = torch.Generator().manual_seed(fit.seed)
     return DataLoader(
-        dataset, fit.batch_size, shuffle=True, generator=generator, num_workers=fit.workers, drop_last=len(dataset) > fit.batch_size
+        dataset,
+        fit.batch_size,
+        shuffle=True,
+        generator=generator,
+        num_workers=fit.workers,
+        drop_last=len(dataset) > fit.batch_size,
     )
 
 

@@ -69,9 +69,7 @@ class BranchedBackbone(nn.Module):
         self.target = parts.stage
         self.target_classifier = nn.Linear(parts.features, num_classes, bias=bias)
         self.branches = nn.ModuleList(copy.deepcopy(parts.stage) for _ in range(branches))
-        self.branch_classifiers = nn.ModuleList(
-            nn.Linear(parts.features, outputs, bias=bias) for _ in range(branches)
-        )
+        self.branch_classifiers = nn.ModuleList(nn.Linear(parts.features, outputs, bias=bias) for _ in range(branches))
         for classifier in (self.target_classifier, *self.branch_classifiers):
             nn.init.normal_(classifier.weight, std=0.001)
             if bias:

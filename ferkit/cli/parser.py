@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -35,6 +37,8 @@ def build_parser() -> ArgumentParser:
 
 def run(argv: Sequence[str]) -> int:
     """Parse and call one task."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advertisements
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     options = build_parser().parse_args([_underscored(word) for word in argv])
     command = options.command
     if command == "train":

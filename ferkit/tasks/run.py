@@ -68,6 +68,7 @@ class Run:
         Raises:
             ValueError: if it holds a run and ``resume`` is off, or a run of another configuration.
         """
+        config = yaml.safe_load(yaml.safe_dump(config, sort_keys=False))  # as it will be read back
         if self.config.exists():
             if not resume:
                 raise ValueError(

@@ -1,0 +1,202 @@
+"""The ``ferkit`` command on real files: runs, resumed runs, evaluation, and what goes wrong."""
+
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from ferkit.cli import main
+from ferkit.recipes import DMUE
+from ferkit.tasks.run import Run, load_recipe
+
+SMALL = "--data synthetic --train-images 60 --validation-images 20 --batch-size 20 --progress false --accelerator cpu"
+
+
+def ferkit(*words):
+    return main([part for word in words for part in (word.split() if isinstance(word, str) else [str(word)])])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short DMUE run with flipped labels."""
+    out = tmp_path_factory.mktemp("runs") / "dmue"
+    assert ferkit("train dmue", SMALL, "--noise 0.3 --epochs 2 --seed 1 --out", out) == 0
+    return out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Class folders with three images each."""
+    rng = np.random.default_rng(0)
+    for name in ("Happiness", "Sad"):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "faces" / name / f"{number}.png")
+    return tmp_path / "faces"
+
+
+FOLDER = "--classes [happy,sad] --batch-size 4 --epochs 1 --validation-share 0.5 --progress false --accelerator cpu"
+
+
+def test_run_folder(run):
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("checkpoints", "config.yaml", "figures", "labels.csv", "metrics.csv", "metrics.json")
+    ]
+    assert sorted(path.name for path in (run / "figures").iterdir()) == ["confusion.png", "curves.png", "faces.png"]
+    figures = json.loads((run / "metrics.json").read_text())
+    assert set(figures) == {*("images", "accuracy", "mean_class_accuracy", "total_variation", "kl", "flip_auc")}
+    assert figures["images"] == 20 and 0 <= figures["accuracy"] <= 1 and figures["kl"] > 0
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"] and float(rows[1]["train_wce"]) > 0
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["noise"] == 0.3 and config["seed"] == 1 and config["gamma"] is not None and config["method"] == "dmue"
+
+
+def test_labels_to_review(run):
+    rows = list(csv.DictReader((run / "labels.csv").open()))
+    doubts = [float(row["suspicion"]) for row in rows]
+    assert len(rows) == 60 and doubts == sorted(doubts, reverse=True)
+    for row in rows:
+        mined = [float(value) for name, value in row.items() if name.startswith("mined_")]
+        assert sum(mined) == pytest.approx(1, abs=1e-3) and float(row[f"mined_{row['label']}"]) == 0
+        assert 0 < float(row["confidence"]) < 1
+
+
+def test_checkpoint_holds_tensors_and_plain_values_only(run):
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["epoch"] == 1
+    recipe = load_recipe(Run(run))
+    assert isinstance(recipe, DMUE) and not recipe.training
+    assert torch.equal(recipe.state_dict()["model.trunk.conv1.weight"], state["state_dict"]["model.trunk.conv1.weight"])
+
+
+def test_evaluate_repeats_the_runs_own_figures(run, capsys):
+    assert ferkit("evaluate", run, "--data synthetic --validation-images 20") == 0
+    figures = json.loads((run / "metrics.json").read_text())
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    for name in ("accuracy", "total_variation", "kl"):
+        assert float(printed[name]) == pytest.approx(figures[name], abs=1e-4)
+    assert (run / "figures" / "confusion-synthetic-validation.png").stat().st_size > 1000
+
+
+def test_config_of_a_run_is_a_config_for_a_run(run, tmp_path):
+    again = tmp_path / "again"
+    assert ferkit("train dmue --config", run / "config.yaml", "--progress false --accelerator cpu --out", again) == 0
+    assert (again / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
+    assert (again / "config.yaml").read_text() == (run / "config.yaml").read_text()
+
+
+def test_resume_continues_the_same_run(run, tmp_path, monkeypatch):
+    cut = tmp_path / "cut"
+    words = ("train dmue", SMALL, "--noise 0.3 --epochs 2 --seed 1 --out", cut)
+    loss, calls = DMUE.training_loss, []
+
+    def breaks_in_the_second_epoch(self, *arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise OSError("power cut")
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(DMUE, "training_loss", breaks_in_the_second_epoch)
+    assert ferkit(*words) == 2
+    monkeypatch.undo()
+    assert not (cut / "metrics.json").exists()
+    assert ferkit(*words) == 2, "a folder that holds a run is not written over"
+    assert ferkit(*words, "--resume true") == 0
+    whole, resumed = (torch.load(Run(out).checkpoint, weights_only=True)["state_dict"] for out in (run, cut))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert (cut / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
+    assert (cut / "metrics.json").read_text() == (run / "metrics.json").read_text()
+
+
+def test_resume_with_other_settings_is_refused(run, capsys):
+    assert ferkit("train dmue", SMALL, "--noise 0.2 --epochs 2 --seed 1 --resume true --out", run) == 2
+    assert "noise (was 0.3, now 0.2)" in capsys.readouterr().err
+
+
+def test_folder_of_faces(folder, tmp_path):
+    out = tmp_path / "out"
+    assert ferkit("train ce --data folder --root", folder, FOLDER, "--out", out) == 0
+    rows = list(csv.DictReader((out / "labels.csv").open()))
+    assert len(rows) == 4 and {row["image"].split("/")[0] for row in rows} == {"Happiness", "Sad"}
+    assert json.loads((out / "metrics.json").read_text())["images"] == 4
+
+
+def test_unreadable_image(folder, tmp_path, capsys):
+    (folder / "Sad" / "2.png").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    assert ferkit("train ce --data folder --root", folder, FOLDER, "--out", out) == 2
+    assert "Sad/2.png" in capsys.readouterr().err and not out.exists()
+    with pytest.warns(UserWarning, match=r"1 of 4 images are left out"):
+        assert ferkit("train ce --data folder --on-error skip --root", folder, FOLDER, "--out", out) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train ce --data ferplus", "root: expected the folder"),
+        ("train ce --data folder --root nowhere", "root: expected a folder, got 'nowhere'"),
+        (f"train dmue {SMALL} --batch-size 8", "batch_size"),
+        (f"train dmue {SMALL} --backbone vgg", "backbone: expected one of"),
+        (f"train dmue {SMALL} --pretrained missing.pth", "expected a file, got 'missing.pth'"),
+        (f"train dmue {SMALL} --noise 1.5", "noise: expected a value in [0, 1]"),
+        (f"train dmue {SMALL} --epochs 0", "epochs"),
+        (f"train dmue {SMALL} --gamma -1", "gamma"),
+        ("evaluate nowhere", "expected a run folder"),
+    ],
+)
+def test_bad_requests_are_one_line_and_leave_nothing(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ferkit(words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ferkit: error")]
+    assert len(errors) == 1 and message in errors[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_corrupt_checkpoint(run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    (copy / "checkpoints").mkdir(parents=True)
+    (copy / "config.yaml").write_text((run / "config.yaml").read_text())
+    whole = (run / "checkpoints" / "last.ckpt").read_bytes()
+    (copy / "checkpoints" / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert ferkit("evaluate", copy) == 2
+    assert "last.ckpt' is not a readable checkpoint" in capsys.readouterr().err
+
+
+def test_disk_full_while_writing_a_checkpoint(run, tmp_path):
+    """A real refusal by the system to write more: the old checkpoint stays whole, nothing half written is left."""
+    path = tmp_path / "last.ckpt"
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    path.write_bytes(before)
+    code = (
+        "import resource, signal, sys, torch\n"
+        "from ferkit.tasks._callbacks import AtomicCheckpointIO\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
+        f"try: AtomicCheckpointIO().save_checkpoint({{'x': torch.zeros(1_000_000)}}, {str(path)!r})\n"
+        "except OSError as error: print(error)\n"
+    )
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=300)
+    assert "could not be written" in result.stdout and "previous one is untouched" in result.stdout, result.stderr
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_help_explains_every_option(capsys):
+    for words in ("--help", "train --help", "train dmue --help", "evaluate --help", "demo --help"):
+        with pytest.raises(SystemExit) as stop:
+            main(words.split())
+        assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--backbone", "--labels", "--gamma", "--noise", "--config", "--use_confidence", "--temperature"):
+        assert option in text
+    assert "share of training labels flipped" in text and "weight of the similarity loss" in text

@@ -15,6 +15,7 @@ __all__ = [
     "check_floating",
     "check_label_range",
     "check_labels",
+    "check_not_negative",
     "check_number",
     "check_shape",
     "check_tensor",
@@ -91,6 +92,19 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
     if low < IGNORED_LABEL or high >= num_classes:
         raise ValueError(f"{name}: expected values in 0..{num_classes - 1} or -1 (unlabelled), got {low}..{high}")
     return low > IGNORED_LABEL
+
+
+def check_not_negative(values: Tensor, name: str) -> None:
+    """Raise ValueError if a value is below 0 (on the CPU, outside a compiled region)."""
+    if _readable(values) and bool((values < 0).any()):
+        raise ValueError(f"{name}: expected values of 0 or more, got {float(values.min())}")
+
+
+def _readable(values: Tensor) -> bool:
+    """Whether values can be read without waiting for a device, and are there: fake and functional tensors hold none."""
+    if torch.compiler.is_compiling() or values.device.type != "cpu":
+        return False
+    return type(values) is Tensor or type(values) is torch.nn.Parameter
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:

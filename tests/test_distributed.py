@@ -153,6 +153,17 @@ def test_one_rank(alone):
     compare(alone, (19,))
 
 
+def test_rows_of_zeros_have_no_gradient(alone):
+    features = batch(8)[0].index_fill(0, torch.tensor([2]), 0.0).requires_grad_()
+    labels = torch.arange(8) % CLASSES
+    similarity = class_similarity(features, labels, CLASSES, process_group=alone)
+    branches = features.unsqueeze(0) @ model()[1].detach()
+    for value in (similarity.sum(), msp_loss(features, branches, labels, form="factored", process_group=alone)):
+        (gradient,) = torch.autograd.grad(value, features, retain_graph=True)
+        assert torch.equal(gradient[2], torch.zeros_like(gradient[2]))
+        assert gradient.isfinite().all()
+
+
 def test_without_processes_global_is_local():
     inputs, labels, _ = batch(9)
     target, auxiliary = model()

@@ -26,7 +26,7 @@ def global_class_similarity(
     Exchanged: class sums and counts, (C, D + 1); for the variance one covariance (D, D) per class more.
     """
     labelled = labels >= 0
-    unit = torch.nn.functional.normalize(zero_rows(features, labelled), dim=1, eps=1e-12)
+    unit = _unit(zero_rows(features, labelled))
     member = (labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)).to(unit.dtype)
     exchanged = all_reduce_sum(torch.cat([member.T @ unit, member.sum(0).unsqueeze(1)], 1), group)
     sums, counts = exchanged[:, :-1], exchanged[:, -1].detach()
@@ -43,6 +43,13 @@ def global_class_similarity(
     if not include_self:  # taking one value x out of n with mean m lowers the sum of squares by (x - m)² n / (n - 1)
         spread = spread - member * (own - unit @ centres.T).square() * safe_divide(counts.expand_as(met), met)
     return mean, counts, zero_rows(safe_divide(spread.clamp_min(0), met), labelled)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Rows over their norms; a row shorter than 1e-12 becomes 0 and gets no gradient."""
+    norms = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=torch.float64).to(features.dtype)
+    short = norms < 1e-12
+    return torch.where(short, 0, features / torch.where(short, 1, norms))
 
 
 def global_msp(

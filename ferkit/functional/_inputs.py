@@ -32,14 +32,20 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        device = first.device.type if isinstance(first, Tensor) else "cpu"
+        device = _device_type(args, kwargs)
         if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return function(*args, **kwargs)
         return function(*args, **kwargs)
 
     return wrapped
+
+
+def _device_type(args: tuple[object, ...], kwargs: dict[str, object]) -> str:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            return value.device.type
+    return "cpu"
 
 
 def zero_rows(values: Tensor, keep: Tensor) -> Tensor:

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ferkit.checks import check_choice, check_device, check_floating, check_label_range, check_labels, check_shape
+from ferkit.checks import (
+    check_choice,
+    check_device,
+    check_floating,
+    check_label_range,
+    check_labels,
+    check_not_negative,
+    check_shape,
+)
 from ferkit.distributed import resolve_group
 from ferkit.functional._global import global_msp
 from ferkit.functional._inputs import full_precision, promote, zero_rows
@@ -77,21 +85,20 @@ def msp_loss(
     num_classes = auxiliary.shape[0]
     complete = check_label_range(labels, num_classes)
     target, auxiliary = promote(target, auxiliary)
-    weight = combine_weights(None, size, target, sample_weight)
+    weight = _pair_weight(size, target, sample_weight)
     if detach == "target":
         target = target.detach()
     elif detach == "auxiliary":
         auxiliary = auxiliary.detach()
     group = resolve_group(process_group)
     if group is not None:
-        weight = None if weight is None else weight.detach()
         return reduce(global_msp(target, auxiliary, labels, weight, normalize, form, group), reduction)
     mask = labels != torch.arange(num_classes, device=labels.device).unsqueeze(1)
     if weight is not None or not complete:
         keep = labels >= 0 if weight is None else (labels >= 0) & (weight != 0)
         target, auxiliary, mask = zero_rows(target, keep), zero_rows(auxiliary, keep), mask & keep
         if weight is not None:
-            mask = torch.where(mask, weight.detach(), 0)
+            mask = torch.where(mask, weight, 0)
     return reduce(_op(target, auxiliary, mask, normalize, form), reduction)
 
 
@@ -136,9 +143,8 @@ def similarity_preserving_loss(
         raise ValueError(f"teacher: expected {size} samples as in student, got {teacher.shape[0]}")
     check_device(student, teacher=teacher)
     student, teacher = promote(student.flatten(1), teacher.flatten(1))
-    weight = combine_weights(None, size, student, sample_weight)
+    weight = _pair_weight(size, student, sample_weight)
     if weight is not None:
-        weight = weight.detach()
         student, teacher = zero_rows(student, weight != 0), zero_rows(teacher, weight != 0)
     if reduction == "none":
         return _shares(student, teacher, weight)
@@ -147,6 +153,15 @@ def similarity_preserving_loss(
     if reduction == "mean":
         return value
     return value * (size if weight is None else weight.sum())
+
+
+def _pair_weight(size: int, like: Tensor, sample_weight: Tensor | None) -> Tensor | None:
+    weight = combine_weights(None, size, like, sample_weight)
+    if weight is None:
+        return None
+    weight = weight.detach()
+    check_not_negative(weight, "sample_weight")
+    return weight
 
 
 def check_detach(detach: str | None) -> None:

@@ -72,7 +72,7 @@ def class_similarity(
         return_variance: also return the variance of the cosines over each class, (N, C), never scaled.
         scale: ``"none"`` (the paper) or ``"minmax"`` (the released code): every row mapped onto [0, 1] by its smallest
             and largest class mean. Classes without a (other) sample keep 0 and do not count for the range; a row
-            whose means are all equal becomes 0, with a zero gradient.
+            whose means are all equal (within 16 eps) becomes 0, with a zero gradient.
         process_group: None: the samples of this process. ``"global"`` (all ranks) or a ProcessGroup: the local rows of
             the exact value over the batches of all its ranks, by one sum of C·D + C numbers (C·D² more with variance).
             The backward sums the ranks' gradients: with losses that average over the whole batch (local sum · ranks
@@ -131,4 +131,6 @@ def _minmax(similarity: Tensor, present: Tensor) -> Tensor:
     high = torch.where(present, similarity, -torch.inf).amax(1, keepdim=True)
     # no class present: inf - inf; the row is all absent and stays 0
     span = torch.where(present.any(1, keepdim=True), high - low, 0)
+    # a difference of rounding is none: collapsed features must not be stretched into noise
+    span = torch.where(span <= 16 * torch.finfo(span.dtype).eps, 0, span)
     return torch.where(present, safe_divide(similarity - low, span), 0)

@@ -39,6 +39,11 @@ BAD = [
     (lambda: ff.msp_loss(X, A, Y, detach="both"), ValueError, "detach: expected one of None, 'target', 'auxiliary'"),
     (lambda: ff.msp_loss(X, A, Y, sample_weight=S[:2]), ValueError, "sample_weight: expected shape (6,), got (2,)"),
     (lambda: ff.msp_loss(X, A, Y, sample_weight=Y), TypeError, "sample_weight: expected a floating-point tensor"),
+    (
+        lambda: ff.msp_loss(X, A, Y, sample_weight=S - 2),
+        ValueError,
+        "sample_weight: expected values of 0 or more, got -",
+    ),
     (lambda: ff.similarity_preserving_loss(X, X[:3]), ValueError, "teacher: expected 6 samples as in student, got 3"),
     (lambda: ff.similarity_preserving_loss(S, X), ValueError, "student: expected shape (N, ...) with features"),
     (lambda: ff.weighted_logit_cross_entropy(Z, S[:2], Y), ValueError, "confidence: expected shape (6,), got (2,)"),

@@ -138,6 +138,17 @@ def test_constant_rows_scale_to_zero():
     assert torch.equal(gradient, torch.zeros(4, 3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_collapsed_features_are_not_stretched_into_noise(dtype):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.rand(70, 1, generator=generator, dtype=dtype) + 0.1
+    features = (lengths * torch.randn(64, generator=generator, dtype=dtype)).requires_grad_()
+    labels = torch.randint(7, (70,), generator=generator)
+    value = class_similarity(features, labels, 7, scale="minmax")
+    assert torch.equal(value, torch.zeros(70, 7, dtype=dtype))
+    assert torch.equal(torch.autograd.grad(value.sum(), features)[0], torch.zeros_like(features))
+
+
 def test_minmax_spans_present_classes_only():
     features, _ = batch(6, 5)
     value = class_similarity(features, torch.tensor([0, 0, 1, 1, 2, 2]), 5, scale="minmax")

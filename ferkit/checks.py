@@ -48,12 +48,15 @@ def check_shape(value: Tensor, name: str, shape: Sequence[int | str]) -> None:
     ...
     ValueError: logits: expected shape (N, 7), got (3, 5)
     """
-    matches = value.ndim == len(shape) and all(
-        isinstance(want, str) or have == want for have, want in zip(value.shape, shape)
-    )
-    if not matches:
-        want = ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "")
-        raise ValueError(f"{name}: expected shape ({want}), got {tuple(value.shape)}")
+    have = value.shape
+    if len(have) == len(shape):
+        for wanted, size in zip(shape, have):
+            if wanted.__class__ is not str and wanted != size:
+                break
+        else:
+            return
+    want = ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "")
+    raise ValueError(f"{name}: expected shape ({want}), got {tuple(have)}")
 
 
 def check_device(reference: Tensor, **others: Tensor | None) -> None:

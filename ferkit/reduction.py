@@ -69,9 +69,6 @@ def reduce(values: Tensor, reduction: str = "mean", weight: Tensor | None = None
         values = torch.where(weight == 0, 0, values) * weight
     if reduction == "none":
         return values
-    total = values.sum()
-    if reduction == "sum":
-        return total
-    if weight is None:
-        return total / max(values.numel(), 1)
-    return safe_divide(total, weight.sum())
+    if reduction == "sum" or values.numel() == 0:
+        return values.sum()
+    return values.mean() if weight is None else safe_divide(values.sum(), weight.sum())

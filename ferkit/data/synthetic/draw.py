@@ -95,12 +95,6 @@ class Canvas:
         dv = (self.v[where] - np.float32(v)) * np.float32(1 / max(rv, 0.4))
         return where, np.exp(-du * du - dv * dv)
 
-    def disc(self, u: float, v: float, radius: float) -> tuple[Window, Pixels]:
-        """An anti-aliased disc."""
-        where = self.window(u - radius, v - radius, u + radius, v + radius)
-        away = np.sqrt((self.u[where] - np.float32(u)) ** 2 + (self.v[where] - np.float32(v)) ** 2)
-        return where, unit_clip(np.float32(radius + 0.5) - away)
-
     def capsule(self, u0: float, v0: float, u1: float, v1: float, radius: float) -> tuple[Window, Pixels]:
         """Signed distance (negative inside) to a thick segment, in pixels, and its window."""
         where = self.window(min(u0, u1) - radius, min(v0, v1) - radius, max(u0, u1) + radius, max(v0, v1) + radius, 1.5)

@@ -64,7 +64,6 @@ class Identity:
     beard: float = 0.0
     moustache: float = 0.0
     age: float = 0.2
-    blush: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,6 @@ def draw_identity(rng: np.random.Generator) -> Identity:
         beard=_between(u[17], 0.25, 0.9) if male and u[18] < 0.3 else 0.0,
         moustache=_between(u[19], 0.3, 0.9) if male and u[20] < 0.25 else 0.0,
         age=float(u[21] ** 2),
-        blush=_between(u[22], 0.0, 0.35),
     )
 
 

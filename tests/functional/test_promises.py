@@ -195,3 +195,17 @@ def test_compiles_whole_once_for_all_batch_sizes(case, close):
         close(value.detach(), expected.detach())
         for gradient, wanted in zip(gradients, torch.autograd.grad(expected, leaves)):
             close(gradient, wanted)
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of PyTorch (no GPU)")
+def test_reads_no_value_on_the_host_of_an_accelerator(case):
+    """A fake tensor has no values: whatever waits for the device to read one raises here."""
+    with torch._subclasses.FakeTensorMode():
+        leaves = {}
+        for name, (shape, axis) in case.inputs.items():
+            leaves[name] = torch.empty(*shape[:axis], 9, *shape[axis:], device="cuda", requires_grad=True)
+        labels = torch.zeros(9, dtype=torch.int64, device="cuda")
+        for reduction in REDUCTIONS:
+            value = case(leaves, labels, reduction=reduction, sample_weight=torch.empty(9, device="cuda"))
+            assert value.device.type == "cuda"
+            assert value.requires_grad

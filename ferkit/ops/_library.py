@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["accumulation_dtype", "autocast_to_float32", "define", "needs_autograd", "redispatch", "without_autocast"]
 
-_LIBRARY = torch.library.Library("ferkit", "DEF")
+_LIBRARY: Any = torch.library.Library("ferkit", "DEF")
 _AFTER_AUTOGRAD = torch._C._after_autograd_keyset
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -57,7 +57,14 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def without_autocast(function: Callable[..., Any], device_type: str, *arguments: Any) -> Any:
     """Call ``function`` with autocast off: matrix products inside a kernel keep their accumulation dtype."""
-    if not torch.is_autocast_enabled(device_type):
-        return function(*arguments)
-    with torch.autocast(device_type, enabled=False):
-        return function(*arguments)
+    try:
+        if not torch.is_autocast_enabled(device_type):
+            return function(*arguments)
+        with torch.autocast(device_type, enabled=False):
+            return function(*arguments)
+    except RuntimeError as error:
+        # Native code can only throw RuntimeError; its label check reads like the one in ferkit.checks.
+        message = str(error).split("\n")[0]
+        if message.startswith("labels: expected values"):
+            raise ValueError(message) from None
+        raise

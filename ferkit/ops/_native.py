@@ -73,3 +73,14 @@ class Kernels:
     def __init__(self, op: str) -> None:
         self.forward = getattr(torch.ops.ferkit_native, op).default
         self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default
+
+    @staticmethod
+    def state_size(target: torch.Tensor, auxiliary: torch.Tensor, subset: bool, gram: bool) -> int:
+        """float64 numbers that similarity_preserving keeps for its backward; csrc/cpu counts the same."""
+        (size, wide), (branches, _, width) = target.shape, auxiliary.shape
+        sides = branches + (branches if subset else 1)
+        if gram:
+            padded = -(-size // 8) * 8
+            return (branches + 1) * size * padded * target.element_size() // 8 + sides * padded
+        wide = -(-max(wide, width) // 8) * 8
+        return sides * (wide * wide + size) + branches * 8 * wide * wide

@@ -77,9 +77,7 @@ def _backward_fake(
 
 class _ClassSimilarity(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool
-    ) -> Any:
+    def forward(ctx: Any, keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
         outputs = redispatch(_forward_op, keyset, features, labels, num_classes, include_self)
         _, counts, sums, inverse = outputs
         ctx.mark_non_differentiable(counts, sums, inverse)
@@ -89,7 +87,7 @@ class _ClassSimilarity(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return None, None, None, None, None
         return None, _backward_op(grad, *ctx.saved_tensors, *ctx.settings), None, None, None

@@ -45,7 +45,7 @@ def _backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, norma
 
 def _forward_fake(logits: Tensor, scale: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     size = logits.shape[0]
-    return logits.new_empty(size), logits.new_empty(size, dtype=accumulation_dtype(logits.dtype))
+    return logits.new_empty(size), logits.new_empty(size, 2, dtype=accumulation_dtype(logits.dtype))
 
 
 def _backward_fake(
@@ -56,7 +56,7 @@ def _backward_fake(
 
 class _ScaledCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor) -> Any:
         outputs = redispatch(_forward_op, keyset, logits, scale, labels)
         ctx.mark_non_differentiable(outputs[1])
         ctx.set_materialize_grads(False)
@@ -64,7 +64,7 @@ class _ScaledCrossEntropy(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return None, None, None, None
         return None, *_backward_op(grad, *ctx.saved_tensors), None

@@ -11,7 +11,6 @@ from ferkit.checks import check_choice
 from ferkit.kernels.eager import similarity_preserving as eager
 from ferkit.ops import _select
 from ferkit.ops._library import (
-    accumulation_dtype,
     autocast_to_float32,
     define,
     needs_autograd,
@@ -21,7 +20,8 @@ from ferkit.ops._library import (
 
 __all__ = ["similarity_preserving"]
 
-_FORMS = {"auto": eager.AUTO, "gram": eager.GRAM, "factored": eager.FACTORED}
+_FORMS = {"auto": 0, "gram": 1, "factored": 2}
+CROSSOVER = 6  # auto: from about N = 6 D on the factored form costs less; see docs/math/similarity_preserving.md
 
 
 def similarity_preserving(
@@ -42,45 +42,58 @@ def similarity_preserving(
     check_choice(normalize, "normalize", ("batch", "subset"))
     check_choice(form, "form", tuple(_FORMS))
     target, auxiliary = autocast_to_float32(target), autocast_to_float32(auxiliary)
-    size, kept = target.shape[0], 0
-    if isinstance(size, int):  # a symbolic size is not asked which form it will take: that would cost a recompile
-        width = max(target.shape[1], auxiliary.shape[2])
-        kept = size if eager.takes_gram(size, width, _FORMS[form]) else 0
-    loss: Tensor = _forward_op(target, auxiliary, mask, normalize == "subset", _FORMS[form], kept)[0]
+    if mask.dtype not in (torch.bool, torch.float32, torch.float64):
+        mask = mask.float()
+    subset, code = normalize == "subset", _FORMS[form]
+    loss: Tensor = _forward_op(target, auxiliary, mask, subset, code, _kept(target, auxiliary, subset, code))[0]
     return loss
+
+
+def _takes_gram(target: Tensor, auxiliary: Tensor, form: int) -> bool:
+    """Asked inside the implementation only: of a symbolic size it would cost a recompile."""
+    return form == 1 or (form == 0 and target.shape[0] <= CROSSOVER * max(target.shape[1], auxiliary.shape[2]))
+
+
+def _kept(target: Tensor, auxiliary: Tensor, subset: bool, form: int) -> int:
+    """Size of the state that the forward keeps for the backward; under torch.compile the backward forms it again."""
+    if torch.compiler.is_compiling() or not needs_autograd(target, auxiliary):
+        return 0
+    kernel = _select.kernel("similarity_preserving", target.device.type, target.dtype)
+    size: int = kernel.state_size(target, auxiliary, subset, _takes_gram(target, auxiliary, form))
+    return size
 
 
 def _forward(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int) -> Any:
     device_type = target.device.type
     forward = _select.kernel("similarity_preserving", device_type, target.dtype).forward
-    return without_autocast(forward, device_type, target, auxiliary, mask, subset, form, kept)
+    gram = _takes_gram(target, auxiliary, form)
+    return without_autocast(forward, device_type, target, auxiliary, mask, subset, gram, kept)
 
 
 def _backward(
-    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, grams: Tensor, subset: bool, form: int
+    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, state: Tensor, subset: bool, form: int
 ) -> Any:
     device_type = target.device.type
     backward = _select.kernel("similarity_preserving", device_type, target.dtype).backward
-    return without_autocast(backward, device_type, grad, target, auxiliary, mask, grams, subset, form)
+    gram = _takes_gram(target, auxiliary, form)
+    return without_autocast(backward, device_type, grad, target, auxiliary, mask, state, subset, gram)
 
 
 def _forward_fake(
     target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int
 ) -> tuple[Tensor, Tensor]:
-    branches, size = auxiliary.shape[0], target.shape[0]
-    grams = target.new_empty(branches + 1, size, kept, dtype=accumulation_dtype(target.dtype))
-    return target.new_empty(branches), grams
+    return target.new_empty(auxiliary.shape[0]), target.new_empty(kept, dtype=torch.float64)
 
 
 def _backward_fake(
-    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, grams: Tensor, subset: bool, form: int
+    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, state: Tensor, subset: bool, form: int
 ) -> tuple[Tensor, Tensor]:
     return target.new_empty(target.shape), auxiliary.new_empty(auxiliary.shape)
 
 
 class _SimilarityPreserving(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, keyset: Any, target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int
     ) -> Any:
         outputs = redispatch(_forward_op, keyset, target, auxiliary, mask, subset, form, kept)
@@ -91,7 +104,7 @@ class _SimilarityPreserving(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return None, None, None, None, None, None, None
         return None, *_backward_op(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None
@@ -106,22 +119,23 @@ def _forward_autograd(
 
 
 def _backward_autograd(
-    keyset: Any, grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, grams: Tensor, subset: bool, form: int
+    keyset: Any, grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, state: Tensor, subset: bool, form: int
 ) -> Any:
     if needs_autograd(grad, target, auxiliary):  # second order: the eager formula, recorded step by step
-        return without_autocast(eager.backward, target.device.type, grad, target, auxiliary, mask, grams, subset, form)
-    return redispatch(_backward_op, keyset, grad, target, auxiliary, mask, grams, subset, form)
+        gram = _takes_gram(target, auxiliary, form)
+        return without_autocast(eager.backward, target.device.type, grad, target, auxiliary, mask, state, subset, gram)
+    return redispatch(_backward_op, keyset, grad, target, auxiliary, mask, state, subset, form)
 
 
 _forward_op = define(
     "similarity_preserving(Tensor target, Tensor auxiliary, Tensor mask, bool subset, int form, SymInt kept)"
-    " -> (Tensor loss, Tensor grams)",
+    " -> (Tensor loss, Tensor state)",
     implementation=_forward,
     fake=_forward_fake,
     autograd=_forward_autograd,
 )
 _backward_op = define(
-    "similarity_preserving_backward(Tensor grad, Tensor target, Tensor auxiliary, Tensor mask, Tensor grams,"
+    "similarity_preserving_backward(Tensor grad, Tensor target, Tensor auxiliary, Tensor mask, Tensor state,"
     " bool subset, int form) -> (Tensor d_target, Tensor d_auxiliary)",
     implementation=_backward,
     fake=_backward_fake,

@@ -13,14 +13,16 @@ def _accumulate(tensor: Tensor) -> Tensor:
 
 
 def forward(logits: Tensor, scale: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (N,) and, for the backward, the log-sum-exp of the scaled logits (N,)."""
+    """Losses (N,) and, for the backward, the largest scaled logit and the sum of exp(. - largest) (N, 2)."""
     check_label_range(labels, logits.shape[1])
     scaled = _accumulate(scale)[:, None] * _accumulate(logits)
-    normaliser = torch.logsumexp(scaled, 1)
     if logits.shape[1] == 0:
-        return logits.new_zeros(logits.shape[0]), normaliser
+        return logits.new_zeros(logits.shape[0]), scaled.new_zeros(logits.shape[0], 2)
+    largest = scaled.amax(1)
+    total = (scaled - largest[:, None]).exp().sum(1)
     own = scaled.gather(1, labels.clamp_min(0)[:, None])[:, 0]
-    return torch.where(labels >= 0, normaliser - own, 0).to(logits.dtype), normaliser
+    loss = torch.where(labels >= 0, largest - own + total.log(), 0)
+    return loss.to(logits.dtype), torch.stack([largest, total], 1)
 
 
 def backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:

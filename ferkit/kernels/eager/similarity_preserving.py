@@ -9,14 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-AUTO, GRAM, FACTORED = 0, 1, 2
-CROSSOVER = 6  # auto: the factored form costs less from about N = 6 D on
-
-
-def takes_gram(size: int, width: int, form: int) -> bool:
-    """Whether the Gram form is taken for N = size and D = width."""
-    return form == GRAM or (form == AUTO and size <= CROSSOVER * width)
-
 
 def _accumulate(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
@@ -46,27 +38,30 @@ def _inverse_square(weight: Tensor) -> Tensor:
     return torch.where(total > 0, 1 / torch.where(total > 0, total, 1) ** 2, 0)
 
 
+def state_size(*_: object) -> int:
+    """What the forward keeps for the backward, in float64 numbers: nothing."""
+    return 0
+
+
 def forward(
-    target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int
+    target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, gram: bool, kept: int
 ) -> tuple[Tensor, Tensor]:
-    """Loss per branch (M,), and room (M + 1, N, kept) for the Gram matrices, which only native kernels fill."""
-    size, width = target.shape[0], max(target.shape[1], auxiliary.shape[2])
-    value = _gram_value if takes_gram(size, width, form) else _factored_value
+    """Loss per branch (M,), and room (kept,) for what a backward may want kept; this one recomputes."""
+    value = _gram_value if gram else _factored_value
     dtype = torch.float64 if value is _factored_value else _accumulate(target[:0]).dtype
     losses = [
         value(own, rows, weight, inner) * _inverse_square(weight)
         for _, own, rows, weight, inner in _branches(target, auxiliary, mask, subset, dtype)
     ]
-    grams = target.new_empty(auxiliary.shape[0] + 1, size, kept, dtype=_accumulate(target[:0]).dtype)
-    return torch.stack(losses).to(target.dtype) if losses else target.new_zeros(0), grams
+    state = target.new_zeros(kept, dtype=torch.float64)
+    return torch.stack(losses).to(target.dtype) if losses else target.new_zeros(0), state
 
 
 def backward(
-    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, grams: Tensor, subset: bool, form: int
+    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, state: Tensor, subset: bool, gram: bool
 ) -> tuple[Tensor, Tensor]:
     """d target and d auxiliary; differentiable in grad, target and auxiliary."""
-    size, width = target.shape[0], max(target.shape[1], auxiliary.shape[2])
-    pull = _gram_pull if takes_gram(size, width, form) else _factored_pull
+    pull = _gram_pull if gram else _factored_pull
     dtype = torch.float64 if pull is _factored_pull else _accumulate(target[:0]).dtype
     d_target, d_rows = torch.zeros_like(target, dtype=dtype), []
     for index, own, rows, weight, inner in _branches(target, auxiliary, mask, subset, dtype):

@@ -1,0 +1,21 @@
+// The schemas of the private CPU library; each op registers its kernel in its own file.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(ferkit_native, m) {
+  m.def(
+      "class_similarity(Tensor features, Tensor labels, int num_classes, bool include_self)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "class_similarity_backward(Tensor grad, Tensor features, Tensor labels, Tensor sums, Tensor inverse,"
+      " int num_classes, bool include_self) -> Tensor");
+  m.def("scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels) -> (Tensor, Tensor)");
+  m.def(
+      "scaled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "similarity_preserving(Tensor target, Tensor auxiliary, Tensor mask, bool subset, bool gram, int kept)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "similarity_preserving_backward(Tensor grad, Tensor target, Tensor auxiliary, Tensor mask, Tensor kept,"
+      " bool subset, bool gram) -> (Tensor, Tensor)");
+}

@@ -1,0 +1,414 @@
+// The factored form: A_t - A_i = X Z^T with X = [U_t - U_i, U_i], Z = [F_t, F_t - F_i], so that
+// |M (A_t - A_i)|^2 = <X^T M X, Z^T M Z>. Linear in N; in double throughout, because X and Z cancel where branches agree
+// only up to scale or rotation. Rows come in chunks that stay in cache, chunks in fixed groups (same bits at any number
+// of threads).
+#include "similarity_preserving.h"
+#include "tiles.h"
+
+namespace ferkit::sp {
+namespace {
+
+constexpr int64_t kChunk = 64;        // rows at a time: X and Z of one chunk fit in the L2 cache up to D = 512
+constexpr int64_t kMaxGroups = 8;     // partial sums per block
+constexpr int64_t kGroupRows = 512;   // rows a group is worth
+constexpr int L = Simd<double>::lanes;
+
+int64_t padded_width(const Problem& p) { return round_up(std::max(p.target_width, p.branch_width), L); }
+int64_t group_count(int64_t size) { return std::max<int64_t>(1, std::min(kMaxGroups, size / kGroupRows)); }
+
+template <typename T>
+FERKIT_INLINE void read_row(const T* from, int64_t width, int64_t wide, double* to) {
+  for (int64_t d = 0; d < width; ++d) to[d] = from[d];
+  for (int64_t d = width; d < wide; ++d) to[d] = 0;
+}
+
+FERKIT_INLINE double dot(const double* a, const double* b, int64_t wide) {
+  Vec<double> acc = {};
+  for (int64_t d = 0; d < wide; d += L) {
+    Vec<double> x, y;
+    load<double>(x, a + d), load<double>(y, b + d);
+    acc += x * y;
+  }
+  return sum_lanes<double>(acc);
+}
+
+// The rows of a chunk that take part: all (inner == nullptr), or those of nonzero weight.
+FERKIT_INLINE int64_t pick(int64_t& n, int64_t end, const double* inner, int64_t* rows) {
+  int64_t used = 0;
+  for (; n < end && used < kChunk; ++n)
+    if (inner == nullptr || inner[n] != 0) rows[used++] = n;
+  return used;
+}
+
+FERKIT_INLINE void clear_tail(int64_t used, int64_t width, double* block) {
+  for (int64_t i = used * width; i < round_up(used, 8) * width; ++i) block[i] = 0;
+}
+
+// block (W, W) += F^T V F over rows [begin, end)
+template <typename T>
+FERKIT_INLINE void own_block(
+    int64_t begin, int64_t end, int64_t width, int64_t wide, const T* f, const double* inner, double* chunk,
+    double* block) {
+  int64_t rows[kChunk];
+  for (int64_t n = begin; n < end;) {
+    const int64_t used = pick(n, end, inner, rows);
+    for (int64_t r = 0; r < used; ++r) {
+      double* to = chunk + r * wide;
+      read_row<T>(f + rows[r] * width, width, wide, to);
+      if (inner == nullptr || inner[rows[r]] == 1) continue;
+      const double root = std::sqrt(inner[rows[r]]);
+      for (int64_t d = 0; d < wide; ++d) to[d] *= root;
+    }
+    add_upper<double>(used, wide, chunk, chunk, block);
+  }
+}
+
+// 1/r_n for rows [begin, end), r_n^2 = f_n^T (F^T V F) f_n; 0 for a zero row and for one that takes no part.
+template <typename T>
+FERKIT_INLINE void own_norms(
+    int64_t begin, int64_t end, int64_t width, int64_t wide, const T* f, const double* inner, const double* block,
+    double* chunk, double* product, double* inverse) {
+  int64_t rows[kChunk];
+  for (int64_t n = begin; n < end; ++n) inverse[n] = 0;
+  for (int64_t n = begin; n < end;) {
+    const int64_t used = pick(n, end, inner, rows);
+    for (int64_t r = 0; r < used; ++r) read_row<T>(f + rows[r] * width, width, wide, chunk + r * wide);
+    clear_tail(used, wide, chunk);
+    multiply<double>(round_up(used, 8), wide, chunk, block, product);
+    for (int64_t r = 0; r < used; ++r) {
+      const double square = dot(chunk + r * wide, product + r * wide, wide);
+      inverse[rows[r]] = square > 0 || square != square ? 1 / std::sqrt(square) : 0;
+    }
+  }
+}
+
+template <typename T>
+struct Pair {  // one branch against the target
+  int64_t target_width, branch_width, wide;
+  const T *target, *branch;
+  const double *weight, *inv_target, *inv_branch;
+};
+
+// Rows of sqrt(M) X and sqrt(M) Z, each (used, 2 W).
+template <typename T>
+FERKIT_INLINE void read_pair(const Pair<T>& p, const int64_t* rows, int64_t used, double* x, double* z) {
+  const int64_t wide = p.wide;
+  for (int64_t r = 0; r < used; ++r) {
+    const int64_t n = rows[r];
+    double *xr = x + r * 2 * wide, *zr = z + r * 2 * wide;
+    read_row<T>(p.target + n * p.target_width, p.target_width, wide, zr);
+    read_row<T>(p.branch + n * p.branch_width, p.branch_width, wide, zr + wide);
+    const double root = std::sqrt(p.weight[n]);
+    for (int64_t d = 0; d < wide; ++d) {
+      const double t = zr[d] * root, b = zr[wide + d] * root;
+      const double ut = t * p.inv_target[n], ub = b * p.inv_branch[n];
+      xr[d] = ut - ub, xr[wide + d] = ub;
+      zr[d] = t, zr[wide + d] = t - b;
+    }
+  }
+  clear_tail(used, 2 * wide, x);
+  clear_tail(used, 2 * wide, z);
+}
+
+template <typename T>
+FERKIT_INLINE void pair_blocks(
+    const Pair<T>& p, int64_t begin, int64_t end, double* x, double* z, double* xx, double* zz) {
+  int64_t rows[kChunk];
+  for (int64_t n = begin; n < end;) {
+    const int64_t used = pick(n, end, p.weight, rows);
+    read_pair<T>(p, rows, used, x, z);
+    add_upper<double>(used, 2 * p.wide, x, x, xx);
+    add_upper<double>(used, 2 * p.wide, z, z, zz);
+  }
+}
+
+struct Pull {  // where the gradients of one branch go, all (N, W) or (N,)
+  double *direct_target, *direct_branch;  // d F that does not pass through r
+  double *along_target, *along_branch;    // d U . F
+};
+
+// d X = 2 M X (Z^T M Z), d Z = 2 M Z (X^T M X), `scale` times.
+template <typename T>
+FERKIT_INLINE void pair_pull(
+    const Pair<T>& p, int64_t begin, int64_t end, double scale, const double* xx, const double* zz, double* x,
+    double* z, double* dx, double* dz, const Pull& to) {
+  int64_t rows[kChunk];
+  const int64_t wide = p.wide;
+  for (int64_t n = begin; n < end;) {
+    const int64_t used = pick(n, end, p.weight, rows);
+    read_pair<T>(p, rows, used, x, z);
+    multiply<double>(round_up(used, 8), 2 * wide, x, zz, dx);
+    multiply<double>(round_up(used, 8), 2 * wide, z, xx, dz);
+    for (int64_t r = 0; r < used; ++r) {
+      const int64_t m = rows[r];
+      const double root = std::sqrt(p.weight[m]), pull = 2 * scale * root;
+      const double it = p.inv_target[m], ib = p.inv_branch[m];
+      const double *dxr = dx + r * 2 * wide, *dzr = dz + r * 2 * wide, *zr = z + r * 2 * wide;
+      double *dt = to.direct_target + m * wide, *db = to.direct_branch + m * wide;
+      Vec<double> at = {}, ab = {};
+      for (int64_t d = 0; d < wide; d += L) {
+        Vec<double> x0, x1, z0, z1, t, q, target, branch;
+        load<double>(x0, dxr + d), load<double>(x1, dxr + wide + d);
+        load<double>(z0, dzr + d), load<double>(z1, dzr + wide + d);
+        load<double>(t, zr + d), load<double>(q, zr + wide + d);
+        load<double>(target, dt + d);
+        const Vec<double> du = x0 * pull, dv = (x1 - x0) * pull;
+        at += du * t, ab += dv * (t - q);
+        store<double>(dt + d, target + (z0 + z1) * pull + du * it);
+        branch = dv * ib - z1 * pull;
+        store<double>(db + d, branch);
+      }
+      to.along_target[m] += sum_lanes<double>(at) / root;
+      to.along_branch[m] = sum_lanes<double>(ab) / root;
+    }
+  }
+}
+
+// block (W, W) += F^T diag(q) F, q = -along / (2 r^3): the gradient of F^T V F
+template <typename T>
+FERKIT_INLINE void norm_block(
+    int64_t begin, int64_t end, int64_t width, int64_t wide, const T* f, const double* inverse, const double* along,
+    double* left, double* right, double* block) {
+  for (int64_t n = begin; n < end;) {
+    int64_t used = 0;
+    for (; n < end && used < kChunk; ++n) {
+      const double q = -0.5 * inverse[n] * inverse[n] * inverse[n] * along[n];
+      if (q == 0) continue;
+      double *l = left + used * wide, *r = right + used * wide;
+      read_row<T>(f + n * width, width, wide, r);
+      for (int64_t d = 0; d < wide; ++d) l[d] = q * r[d];
+      ++used;
+    }
+    add_upper<double>(used, wide, left, right, block);
+  }
+}
+
+// d f_n = direct_n + 2 q_n (F^T V F) f_n + 2 v_n (d block) f_n
+template <typename T>
+FERKIT_INLINE void finish(
+    int64_t begin, int64_t end, int64_t width, int64_t wide, const T* f, const double* inner, const double* inverse,
+    const double* along, const double* block, const double* d_block, const double* direct, double* chunk,
+    double* through, double* around, double* sum, T* result) {
+  int64_t rows[kChunk];
+  for (int64_t n = begin; n < end;) {
+    const int64_t used = pick(n, end, inner, rows);
+    for (int64_t r = 0; r < used; ++r) read_row<T>(f + rows[r] * width, width, wide, chunk + r * wide);
+    clear_tail(used, wide, chunk);
+    multiply<double>(round_up(used, 8), wide, chunk, block, through);
+    multiply<double>(round_up(used, 8), wide, chunk, d_block, around);
+    for (int64_t r = 0; r < used; ++r) {
+      const int64_t m = rows[r];
+      const double q = -inverse[m] * inverse[m] * inverse[m] * along[m], v = inner == nullptr ? 2 : 2 * inner[m];
+      for (int64_t d = 0; d < width; ++d) {
+        const double value = direct[m * wide + d] + q * through[r * wide + d] + v * around[r * wide + d];
+        if (sum != nullptr)
+          sum[m * wide + d] += value;  // the target under "subset": one normalisation per branch
+        else
+          result[m * width + d] = static_cast<T>(value);
+      }
+    }
+  }
+}
+
+#define FERKIT_DEFINE(T, S)                                                                                        \
+  FERKIT_CLONES void own_block_##S(                                                                                \
+      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, double* chunk, double* block) {  \
+    own_block<T>(b, e, w, wide, f, v, chunk, block);                                                               \
+  }                                                                                                                \
+  FERKIT_CLONES void own_norms_##S(                                                                                \
+      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, const double* block,             \
+      double* chunk, double* product, double* inverse) {                                                           \
+    own_norms<T>(b, e, w, wide, f, v, block, chunk, product, inverse);                                             \
+  }                                                                                                                \
+  FERKIT_CLONES void pair_blocks_##S(                                                                              \
+      const Pair<T>& p, int64_t b, int64_t e, double* x, double* z, double* xx, double* zz) {                      \
+    pair_blocks<T>(p, b, e, x, z, xx, zz);                                                                         \
+  }                                                                                                                \
+  FERKIT_CLONES void pair_pull_##S(                                                                                \
+      const Pair<T>& p, int64_t b, int64_t e, double scale, const double* xx, const double* zz, double* x,         \
+      double* z, double* dx, double* dz, const Pull& to) {                                                         \
+    pair_pull<T>(p, b, e, scale, xx, zz, x, z, dx, dz, to);                                                        \
+  }                                                                                                                \
+  FERKIT_CLONES void norm_block_##S(                                                                               \
+      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* inverse, const double* along,       \
+      double* left, double* right, double* block) {                                                                \
+    norm_block<T>(b, e, w, wide, f, inverse, along, left, right, block);                                           \
+  }                                                                                                                \
+  FERKIT_CLONES void finish_##S(                                                                                   \
+      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, const double* inverse,           \
+      const double* along, const double* block, const double* d_block, const double* direct, double* chunk,        \
+      double* through, double* around, double* sum, T* result) {                                                   \
+    finish<T>(b, e, w, wide, f, v, inverse, along, block, d_block, direct, chunk, through, around, sum, result);   \
+  }
+FERKIT_DEFINE(float, f32)
+FERKIT_DEFINE(double, f64)
+#undef FERKIT_DEFINE
+
+template <typename T>
+struct Rows;
+#define FERKIT_TABLE(T, S)                                  \
+  template <>                                               \
+  struct Rows<T> {                                          \
+    static constexpr auto own_block = own_block_##S;        \
+    static constexpr auto own_norms = own_norms_##S;        \
+    static constexpr auto pair_blocks = pair_blocks_##S;    \
+    static constexpr auto pair_pull = pair_pull_##S;        \
+    static constexpr auto norm_block = norm_block_##S;      \
+    static constexpr auto finish = finish_##S;              \
+  };
+FERKIT_TABLE(float, f32)
+FERKIT_TABLE(double, f64)
+#undef FERKIT_TABLE
+
+// Runs f(begin, end, scratch) over the row groups, each with its own `scratch` doubles.
+template <typename F>
+void by_group(int64_t size, int64_t scratch, const F& f) {
+  const int64_t groups = group_count(size);
+  parallel(groups, 1, groups > 1 ? 0 : 1, [&](int64_t b, int64_t e) {
+    std::vector<double> room(scratch);
+    for (int64_t g = b; g < e; ++g) f(g, g * size / groups, (g + 1) * size / groups, room.data());
+  });
+}
+
+// total (count) = sum over groups of partial (groups, count), in order; then mirrored as blocks of `width`.
+void collect(int64_t groups, int64_t width, const double* partial, int64_t stride, double* total) {
+  const int64_t count = width * width;
+  std::copy(partial, partial + count, total);
+  for (int64_t g = 1; g < groups; ++g)
+    for (int64_t i = 0; i < count; ++i) total[i] += partial[g * stride + i];
+  mirror<double>(width, total);
+}
+
+// `state`: F^T V F of the target (targets, W, W) and of the branches (M, W, W); 1/r (targets + M, N); X^T M X and
+// Z^T M Z, (M, 2, 2 W, 2 W).
+struct Layout {
+  int64_t size, wide, targets;
+  double *blocks, *inverse, *pairs;
+  Layout(const Problem& p, double* state) : size(p.size), wide(padded_width(p)), targets(p.targets()) {
+    blocks = state;
+    inverse = blocks + (targets + p.branches) * wide * wide;
+    pairs = inverse + (targets + p.branches) * size;
+  }
+  int64_t side(bool target, int64_t i) const { return target ? (targets > 1 ? i : 0) : targets + i; }
+  double* block(bool target, int64_t i) const { return blocks + side(target, i) * wide * wide; }
+  double* inv(bool target, int64_t i) const { return inverse + side(target, i) * size; }
+  double* xx(int64_t i) const { return pairs + i * 8 * wide * wide; }
+  double* zz(int64_t i) const { return xx(i) + 4 * wide * wide; }
+};
+
+template <typename T>
+Pair<T> pair_of(const Problem& p, const Layout& l, const T* target, const T* branches, int64_t i) {
+  return {p.target_width, p.branch_width, l.wide, target, branches + i * p.size * p.branch_width,
+          p.weight.data() + i * p.size, l.inv(true, i), l.inv(false, i)};
+}
+
+}  // namespace
+
+int64_t factored_state(const Problem& p) {
+  const int64_t wide = padded_width(p), sides = p.targets() + p.branches;
+  return sides * (wide * wide + p.size) + p.branches * 8 * wide * wide;
+}
+
+template <typename T>
+void factored_forward(const Problem& p, const T* target, const T* branches, double* state, double* loss) {
+  const Layout l(p, state);
+  const int64_t wide = l.wide, groups = group_count(p.size), square = wide * wide;
+  std::vector<double> partial(groups * 8 * square);
+  auto normalise = [&](const T* f, int64_t width, const double* inner, double* block, double* inverse) {
+    std::fill(partial.begin(), partial.end(), 0.0);
+    by_group(p.size, kChunk * wide, [&](int64_t g, int64_t b, int64_t e, double* room) {
+      Rows<T>::own_block(b, e, width, wide, f, inner, room, partial.data() + g * square);
+    });
+    collect(groups, wide, partial.data(), square, block);
+    by_group(p.size, 2 * kChunk * wide, [&](int64_t, int64_t b, int64_t e, double* room) {
+      Rows<T>::own_norms(b, e, width, wide, f, inner, block, room, room + kChunk * wide, inverse);
+    });
+  };
+  for (int64_t i = 0; i < p.branches; ++i) {
+    const double* inner = p.subset ? p.weight.data() + i * p.size : nullptr;
+    if (i == 0 || p.subset) normalise(target, p.target_width, inner, l.block(true, i), l.inv(true, i));
+    const Pair<T> pair = pair_of<T>(p, l, target, branches, i);
+    normalise(pair.branch, p.branch_width, inner, l.block(false, i), l.inv(false, i));
+    std::fill(partial.begin(), partial.end(), 0.0);
+    by_group(p.size, 4 * kChunk * wide, [&](int64_t g, int64_t b, int64_t e, double* room) {
+      double* to = partial.data() + g * 8 * square;
+      Rows<T>::pair_blocks(pair, b, e, room, room + 2 * kChunk * wide, to, to + 4 * square);
+    });
+    collect(groups, 2 * wide, partial.data(), 8 * square, l.xx(i));
+    collect(groups, 2 * wide, partial.data() + 4 * square, 8 * square, l.zz(i));
+    double sum = 0;
+    for (int64_t k = 0; k < 4 * square; ++k) sum += l.xx(i)[k] * l.zz(i)[k];
+    loss[i] = (sum < 0 ? 0 : sum) * p.divisor[i];
+  }
+}
+
+template <typename T>
+void factored_backward(
+    const Problem& p, const T* target, const T* branches, const double* scale, const double* state, T* d_target,
+    T* d_branches) {
+  const Layout l(p, const_cast<double*>(state));
+  const int64_t wide = l.wide, size = p.size, groups = group_count(size), square = wide * wide;
+  std::vector<double> partial(groups * square), d_block(square);
+  std::vector<double> target_direct(size * wide), target_along(size), direct(size * wide), along(size);
+  std::vector<double> target_sum(p.subset ? size * wide : 0);
+  auto chain = [&](const T* f, int64_t width, const double* inner, const double* inverse, const double* block,
+                   const double* straight, const double* aside, double* sum, T* result) {
+    std::fill(partial.begin(), partial.end(), 0.0);
+    by_group(size, 2 * kChunk * wide, [&](int64_t g, int64_t b, int64_t e, double* room) {
+      Rows<T>::norm_block(
+          b, e, width, wide, f, inverse, aside, room, room + kChunk * wide, partial.data() + g * square);
+    });
+    collect(groups, wide, partial.data(), square, d_block.data());
+    by_group(size, 3 * kChunk * wide, [&](int64_t, int64_t b, int64_t e, double* room) {
+      double *through = room + kChunk * wide, *around = through + kChunk * wide;
+      Rows<T>::finish(
+          b, e, width, wide, f, inner, inverse, aside, block, d_block.data(), straight, room, through, around, sum,
+          result);
+    });
+  };
+  std::fill(d_branches, d_branches + p.branches * size * p.branch_width, T(0));
+  for (int64_t i = 0; i < p.branches; ++i) {
+    const double* inner = p.subset ? p.weight.data() + i * size : nullptr;
+    const Pair<T> pair = pair_of<T>(p, l, target, branches, i);
+    if (p.subset) {
+      std::fill(target_direct.begin(), target_direct.end(), 0.0);
+      std::fill(target_along.begin(), target_along.end(), 0.0);
+    }
+    std::fill(direct.begin(), direct.end(), 0.0);
+    std::fill(along.begin(), along.end(), 0.0);
+    const Pull to{target_direct.data(), direct.data(), target_along.data(), along.data()};
+    by_group(size, 8 * kChunk * wide, [&](int64_t, int64_t b, int64_t e, double* room) {
+      const int64_t step = 2 * kChunk * wide;
+      Rows<T>::pair_pull(
+          pair, b, e, scale[i], l.xx(i), l.zz(i), room, room + step, room + 2 * step, room + 3 * step, to);
+    });
+    chain(
+        pair.branch, p.branch_width, inner, pair.inv_branch, l.block(false, i), direct.data(), along.data(), nullptr,
+        d_branches + i * size * p.branch_width);
+    if (p.subset)
+      chain(
+          target, p.target_width, inner, pair.inv_target, l.block(true, i), target_direct.data(), target_along.data(),
+          target_sum.data(), nullptr);
+  }
+  if (!p.subset) {
+    if (p.branches > 0)
+      chain(
+          target, p.target_width, nullptr, l.inv(true, 0), l.block(true, 0), target_direct.data(), target_along.data(),
+          nullptr, d_target);
+    else
+      std::fill(d_target, d_target + size * p.target_width, T(0));
+    return;
+  }
+  for (int64_t n = 0; n < size; ++n)
+    for (int64_t d = 0; d < p.target_width; ++d)
+      d_target[n * p.target_width + d] = static_cast<T>(target_sum[n * wide + d]);
+}
+
+template void factored_forward(const Problem&, const float*, const float*, double*, double*);
+template void factored_forward(const Problem&, const double*, const double*, double*, double*);
+template void factored_backward(
+    const Problem&, const float*, const float*, const double*, const double*, float*, float*);
+template void factored_backward(
+    const Problem&, const double*, const double*, const double*, const double*, double*, double*);
+
+}  // namespace ferkit::sp

@@ -1,0 +1,185 @@
+"""Builds ferkit's native libraries where it can; the package works, more slowly, without them.
+
+FERKIT_BUILD=auto  (default) what the machine allows; what fails to build is left out, with a message
+             off   pure Python
+             cpu   _C only, and fail if it cannot be built
+             cuda  _C and _C_cuda, and fail if they cannot be built
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+MODE = os.environ.get("FERKIT_BUILD", "auto").lower()
+TARGET = "0x020b000000000000"  # the stable ABI of torch 2.11: one binary for it and everything later
+HEADERS = ["csrc/cpu/simd.h", "csrc/cpu/tensors.h", "csrc/cpu/tiles.h"]
+REASONS: dict[str, str] = {}
+BUILT: list[str] = []
+
+if MODE not in ("auto", "off", "cpu", "cuda"):
+    sys.exit(f"FERKIT_BUILD: expected auto, off, cpu or cuda, got {MODE!r}")
+
+
+def say(message: str) -> None:
+    print(f"ferkit: {message}", file=sys.stderr, flush=True)
+
+
+def leave_out(library: str, reason: str, needed: bool) -> None:
+    """Record why a library is not built; fatal where FERKIT_BUILD asked for it."""
+    if needed:
+        sys.exit(f"ferkit: {library} cannot be built: {reason}")
+    REASONS[library] = reason
+    say(f"{library} is not built: {reason}")
+
+
+def read(path: str, pattern: str) -> str:
+    found = re.search(pattern, (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None, f"{pattern} not in {path}"
+    return found[1]
+
+
+def write_info(folder: Path, torch_version: str | None) -> None:
+    """What was built and for what; ferkit.ops._native compares it at load."""
+    info = {
+        "version": read("ferkit/__init__.py", r'^__version__ = "(.+)"'),
+        "abi": int(read("ferkit/ops/_native.py", r"^ABI = (\d+)")),
+        "torch": torch_version,
+        "libraries": sorted(BUILT),
+        "reasons": REASONS,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+
+
+def package_folder(command: Any) -> Path:
+    editable = getattr(command, "editable_mode", False) or getattr(command, "inplace", False)
+    return ROOT / "ferkit" if editable else Path(command.build_lib) / "ferkit"
+
+
+def cuda_architectures(cpp_extension: Any, torch: Any) -> str:
+    """TORCH_CUDA_ARCH_LIST, else what both this torch and this nvcc know; never what GPU is plugged in."""
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return os.environ["TORCH_CUDA_ARCH_LIST"]
+    nvcc = os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc")
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    known = set(re.findall(r"compute_(\d+)\b", listed))
+    flags = torch._C._cuda_getArchFlags() or ""
+    wanted = [arch for arch in re.findall(r"sm_(\d+)\b", flags) if arch in known]
+    return ";".join(f"{arch[:-1]}.{arch[-1]}" for arch in wanted)
+
+
+def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
+    macros = [("TORCH_TARGET_VERSION", TARGET), ("Py_LIMITED_API", "0x030a0000")]
+    flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"]
+    found = [
+        cpp_extension.CppExtension(
+            "ferkit._C",
+            sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cpu").glob("*.cpp")),
+            define_macros=macros,
+            extra_compile_args={"cxx": [] if sys.platform == "win32" else [*flags, "-g0"]},
+            depends=HEADERS,
+            py_limited_api=True,
+        )
+    ]
+    if MODE == "cpu":
+        REASONS["_C_cuda"] = "FERKIT_BUILD=cpu"
+    elif torch.version.cuda is None:
+        leave_out("_C_cuda", "this torch has no CUDA", MODE == "cuda")
+    elif cpp_extension.CUDA_HOME is None or not os.path.exists(os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc")):
+        leave_out("_C_cuda", "nvcc was not found (set CUDA_HOME)", MODE == "cuda")
+    else:
+        architectures = cuda_architectures(cpp_extension, torch)
+        if not architectures:
+            leave_out("_C_cuda", "nvcc and torch have no GPU architecture in common", MODE == "cuda")
+            return found
+        os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
+        say(f"_C_cuda is built for {architectures}")
+        found.append(
+            cpp_extension.CUDAExtension(
+                "ferkit._C_cuda",
+                sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*.cu")),
+                define_macros=[*macros, ("USE_CUDA", "1")],
+                extra_compile_args={"cxx": [*flags, "-g0"], "nvcc": ["-O3", "-std=c++17"]},
+                py_limited_api=True,
+            )
+        )
+    return found
+
+
+def builder(torch: Any, cpp_extension: Any) -> type:
+    class Build(cpp_extension.BuildExtension):  # type: ignore[misc]
+        """Leaves out what does not build (auto), and writes the build metadata."""
+
+        def run(self) -> None:
+            wanted = list(self.extensions)
+            try:
+                super().run()
+                BUILT.extend(extension.name.split(".")[-1] for extension in wanted)
+            except (Exception, SystemExit) as error:
+                if MODE != "auto":
+                    raise
+                say(f"a build failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else error})")
+                self.one_by_one(wanted)
+            write_info(package_folder(self), torch.__version__)
+
+        def one_by_one(self, wanted: list[Any]) -> None:
+            kept = []
+            for extension in wanted:
+                name = extension.name.split(".")[-1]
+                self.extensions = [extension]
+                try:
+                    super().run()
+                    BUILT.append(name)
+                    kept.append(extension)
+                except (Exception, SystemExit) as error:
+                    lines = str(error).splitlines() or [type(error).__name__]
+                    leave_out(name, f"the compiler failed: {lines[0]}", needed=False)
+            self.extensions = kept
+            self.distribution.ext_modules = kept
+
+    return Build.with_options(use_ninja=True)
+
+
+class BuildPython(build_py):
+    """Where no library is built at all, the metadata still say why."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.distribution.ext_modules:
+            write_info(package_folder(self), None)
+
+
+def main() -> None:
+    commands: dict[str, type] = {"build_py": BuildPython}
+    found: list[Any] = []
+    if MODE == "off":
+        REASONS.update(_C="FERKIT_BUILD=off", _C_cuda="FERKIT_BUILD=off")
+    else:
+        try:
+            import torch
+            from torch.utils import cpp_extension
+        except ImportError:
+            reason = "torch was not there when ferkit was installed (use pip install --no-build-isolation)"
+            leave_out("_C", reason, MODE != "auto")
+            leave_out("_C_cuda", reason, MODE == "cuda")
+        else:
+            if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 11):
+                leave_out("_C", f"torch 2.11 or newer is needed, this is {torch.__version__}", MODE != "auto")
+            else:
+                found = extensions(torch, cpp_extension)
+                commands["build_ext"] = builder(torch, cpp_extension)
+    options = {"bdist_wheel": {"py_limited_api": "cp310"}} if found else {}
+    setup(ext_modules=found, cmdclass=commands, options=options)
+
+
+main()

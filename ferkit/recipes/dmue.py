@@ -19,9 +19,26 @@ __all__ = ["DMUE", "SETTINGS", "Mined"]
 # Values of the arguments left at None. "published" is section 4.2 of the paper, which starts from a backbone trained
 # on faces; "scratch" is what docs/dmue.md measured to learn without one.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "published": {"gamma": 1000.0, "gamma_unit": "absolute", "beta": 6.0, "beta_unit": "epochs", "detach": "none"},
-    "scratch": {"gamma": 0.1, "gamma_unit": "relative", "beta": 0.25, "beta_unit": "share", "detach": "target"},
+    "published": {
+        "gamma": 1000.0,
+        "gamma_unit": "absolute",
+        "beta": 6.0,
+        "beta_unit": "epochs",
+        "detach": "none",
+        "scale": "none",
+        "calibrate": False,
+    },
+    "scratch": {
+        "gamma": 0.1,
+        "gamma_unit": "relative",
+        "beta": 0.25,
+        "beta_unit": "share",
+        "detach": "target",
+        "scale": "minmax",
+        "calibrate": True,
+    },
 }
+CONFIDENCE_MOMENTUM = 0.02
 
 
 class Mined(NamedTuple):
@@ -50,6 +67,10 @@ class DMUE(Recipe):
         detach: the side of the similarity loss that gets no gradient: ``"none"`` (the paper), ``"target"`` or
             ``"auxiliary"``.
         normalize: ``"batch"`` (eq. 14-17) or ``"subset"`` (eq. 13), see :class:`ferkit.losses.MSPLoss`.
+        scale: of the mean cosines that confidence is read from: ``"none"`` (eq. 7) or ``"minmax"`` (the released
+            code), see :func:`ferkit.functional.class_similarity`.
+        calibrate: predict softmax of the logits times the mean confidence of training, the scale that eq. 9 fitted
+            them at; without it predictions are the sharper the lower the confidence was. Accuracy is the same.
         mining: ``"leave-one-out"`` or ``"all-class"`` (table 4).
         use_distribution, use_similarity, use_confidence: the rows of table 2. Without the first two there is no
             auxiliary branch.
@@ -69,6 +90,8 @@ class DMUE(Recipe):
         ramp: str = "paper",
         detach: str | None = None,
         normalize: str = "batch",
+        scale: str | None = None,
+        calibrate: bool | None = None,
         mining: str = "leave-one-out",
         use_distribution: bool = True,
         use_similarity: bool = True,
@@ -78,7 +101,8 @@ class DMUE(Recipe):
         check_choice(setting, "setting", tuple(SETTINGS))
         check_choice(mining, "mining", ("leave-one-out", "all-class"))
         check_choice(ramp, "ramp", ("paper", "released"))
-        given = {"gamma": gamma, "gamma_unit": gamma_unit, "beta": beta, "beta_unit": beta_unit, "detach": detach}
+        given = {"gamma": gamma, "gamma_unit": gamma_unit, "beta": beta, "beta_unit": beta_unit}
+        given |= {"detach": detach, "scale": scale, "calibrate": calibrate}
         chosen = SETTINGS[setting] | {name: value for name, value in given.items() if value is not None}
         check_number(temperature, "temperature", 0, open_low=True)
         check_number(omega, "omega", 0)
@@ -87,15 +111,19 @@ class DMUE(Recipe):
         check_choice(chosen["gamma_unit"], "gamma_unit", ("absolute", "relative"))
         check_choice(chosen["beta_unit"], "beta_unit", ("epochs", "share"))
         check_choice(chosen["detach"], "detach", ("none", "target", "auxiliary"))
+        check_choice(chosen["scale"], "scale", ("none", "minmax"))
         branched = use_distribution or use_similarity
         super().__init__(num_classes, mining=mining if branched else "none", **options)
         self.save_hyperparameters()
         self.hparams.update(chosen)  # what a name stood for when the run was made
         self.temperature, self.omega, self.ramp, self.normalize = temperature, omega, ramp, normalize
         self.gamma, self.gamma_unit = chosen["gamma"], chosen["gamma_unit"]
-        self.beta, self.beta_unit, self.detach = chosen["beta"], chosen["beta_unit"], chosen["detach"]
+        self.beta, self.beta_unit = chosen["beta"], chosen["beta_unit"]
+        self.detach, self.scale, self.calibrate = chosen["detach"], chosen["scale"], chosen["calibrate"]
         self.use_distribution, self.use_similarity = use_distribution, use_similarity
         self.uncertainty = UncertaintyHead(num_classes) if use_confidence else None
+        self.register_buffer("mean_confidence", torch.ones(()))
+        self.mean_confidence: Tensor
 
     def ramps(self, epoch: int) -> tuple[float, float]:
         """w_u and w_d (eq. 11, 12) in the epoch counted from 0; the paper counts from 1."""
@@ -108,6 +136,7 @@ class DMUE(Recipe):
         output = self.model(images)
         up, down = self.ramps(self.current_epoch)
         confidence = self.confidence(output, labels)
+        self.mean_confidence.lerp_(confidence.detach().mean(), CONFIDENCE_MOMENTUM)
         losses = {"wce": functional.weighted_logit_cross_entropy(output.logits, confidence, labels)}
         total = losses["wce"]
         if self.use_distribution:
@@ -131,11 +160,19 @@ class DMUE(Recipe):
         losses["confidence"] = confidence.mean()
         return {"loss": total, **losses}
 
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, C) of uint8 images (N, 3, H, W), from the target branch alone."""
+        return super().forward(images) * self._logit_scale
+
+    @property
+    def _logit_scale(self) -> Tensor | float:
+        return self.mean_confidence if self.calibrate else 1.0
+
     def confidence(self, output: BranchedOutput, labels: Tensor) -> Tensor:
         """Alpha (N,) of eq. 8: each sample against its batch; 1 without the uncertainty module."""
         if self.uncertainty is None:
             return torch.ones_like(output.logits[:, 0])
-        similarity = functional.class_similarity(output.features, labels, self.num_classes)
+        similarity = functional.class_similarity(output.features, labels, self.num_classes, scale=self.scale)
         confidence: Tensor = self.uncertainty(similarity, labels)
         return confidence
 
@@ -156,7 +193,7 @@ class DMUE(Recipe):
         """
         images = normalize_images(batch["image"]).contiguous(memory_format=torch.channels_last)
         output, labels = self.model.forward_branches(images), batch["label"]
-        probability = output.logits.softmax(1)
+        probability = (output.logits * self._logit_scale).softmax(1)
         distribution = torch.zeros_like(probability)
         if output.auxiliary_logits is not None:
             distribution = self.latent_distribution(output, labels)

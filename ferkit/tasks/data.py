@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -107,14 +108,16 @@ def build_dataset(
 def _synthetic(options: DataOptions, split: str, progress: bool) -> SyntheticFaces:
     wanted = options.train_images if split == "train" else options.validation_images
     count = wanted or (3500 if split == "train" else 1000)
+    seed = SYNTHETIC_SEEDS[split] + options.subset_seed
+    faces = _faces(count, options.size, seed, options.synthetic_classes)
     with tqdm(total=count, desc=f"Rendering {split} faces", disable=not progress, leave=False) as bar:
-        return SyntheticFaces(
-            count,
-            size=options.size,
-            seed=SYNTHETIC_SEEDS[split] + options.subset_seed,
-            num_classes=options.synthetic_classes,
-            progress=lambda done, total: bar.update(done - bar.n),
-        )
+        faces.render(lambda done, total: bar.update(done - bar.n))
+    return faces
+
+
+@lru_cache(maxsize=2)  # a comparison trains several methods on the same faces
+def _faces(count: int, size: int, seed: int, num_classes: int) -> SyntheticFaces:
+    return SyntheticFaces(count, size=size, seed=seed, num_classes=num_classes)
 
 
 def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, progress: bool) -> Manifest:

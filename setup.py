@@ -61,6 +61,12 @@ def write_info(folder: Path, torch_version: str | None) -> None:
     (folder / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
 
 
+def first_line(error: BaseException) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{error.cmd[0]} ended with {error.returncode}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def package_folder(command: Any) -> Path:
     editable = getattr(command, "editable_mode", False) or getattr(command, "inplace", False)
     return ROOT / "ferkit" if editable else Path(command.build_lib) / "ferkit"
@@ -79,7 +85,7 @@ def cuda_architectures(cpp_extension: Any, torch: Any) -> str:
 
 
 def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
-    macros = [("TORCH_TARGET_VERSION", TARGET), ("Py_LIMITED_API", "0x030a0000")]
+    macros = [("TORCH_TARGET_VERSION", TARGET)]
     flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"]
     found = [
         cpp_extension.CppExtension(
@@ -121,31 +127,29 @@ def builder(torch: Any, cpp_extension: Any) -> type:
         """Leaves out what does not build (auto), and writes the build metadata."""
 
         def run(self) -> None:
-            wanted = list(self.extensions)
+            super().run()
+            write_info(package_folder(self), torch.__version__)
+
+        def build_extensions(self) -> None:
             try:
-                super().run()
-                BUILT.extend(extension.name.split(".")[-1] for extension in wanted)
+                super().build_extensions()
+            except (Exception, SystemExit) as error:  # nvcc and torch of different CUDA versions, for one
+                if MODE != "auto" or len(self.extensions) == 1:
+                    raise
+                leave_out("_C_cuda", first_line(error), needed=False)
+                self.extensions = self.extensions[:1]
+                super().build_extensions()
+
+        def build_extension(self, extension: Any) -> None:
+            name = extension.name.split(".")[-1]
+            try:
+                super().build_extension(extension)
+                BUILT.append(name)
             except (Exception, SystemExit) as error:
                 if MODE != "auto":
                     raise
-                say(f"a build failed ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else error})")
-                self.one_by_one(wanted)
-            write_info(package_folder(self), torch.__version__)
-
-        def one_by_one(self, wanted: list[Any]) -> None:
-            kept = []
-            for extension in wanted:
-                name = extension.name.split(".")[-1]
-                self.extensions = [extension]
-                try:
-                    super().run()
-                    BUILT.append(name)
-                    kept.append(extension)
-                except (Exception, SystemExit) as error:
-                    lines = str(error).splitlines() or [type(error).__name__]
-                    leave_out(name, f"the compiler failed: {lines[0]}", needed=False)
-            self.extensions = kept
-            self.distribution.ext_modules = kept
+                extension.optional = True  # so that setuptools does not look for the file
+                leave_out(name, f"the compiler failed ({first_line(error)})", needed=False)
 
     return Build.with_options(use_ninja=True)
 

@@ -8,10 +8,10 @@ STABLE_TORCH_LIBRARY(ferkit_native, m) {
   m.def(
       "class_similarity_backward(Tensor grad, Tensor features, Tensor labels, Tensor sums, Tensor inverse,"
       " int num_classes, bool include_self) -> Tensor");
-  m.def("scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels) -> (Tensor, Tensor)");
+  m.def("scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels, bool mean) -> (Tensor, Tensor)");
   m.def(
-      "scaled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser)"
-      " -> (Tensor, Tensor)");
+      "scaled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser,"
+      " bool mean) -> (Tensor, Tensor)");
   m.def(
       "similarity_preserving(Tensor target, Tensor auxiliary, Tensor mask, bool subset, bool gram, int kept)"
       " -> (Tensor, Tensor)");

@@ -117,28 +117,45 @@ struct Rows<double> {
 };
 
 template <typename T>
-std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& scale, const Tensor& labels) {
+std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& scale, const Tensor& labels, bool mean) {
   const int64_t size = logits.size(0), classes = logits.size(1);
-  Tensor loss = make(logits, {size}, logits.scalar_type()), normaliser = make(logits, {size, 2}, logits.scalar_type());
+  Tensor loss = make(logits, mean ? std::vector<int64_t>{} : std::vector<int64_t>{size}, logits.scalar_type());
+  Tensor normaliser = make(logits, {size, 2}, logits.scalar_type());
   const T *z = in<T>(logits), *s = in<T>(scale);
   const int64_t* y = in<int64_t>(labels);
   check_label_range(y, size, classes);
   T *l = out<T>(loss), *n = out<T>(normaliser);
+  std::vector<T> rows(mean ? size : 0);
+  if (mean) l = rows.data();
   parallel(size, classes, kGrain, [&](int64_t b, int64_t e) {
     std::vector<T> block(classes * Simd<T>::lanes + 1);
     Rows<T>::loss(b, e, classes, z, s, y, l, n, block.data());
   });
+  if (mean) {
+    double sum = 0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < size; ++i) sum += l[i], count += y[i] >= 0;
+    *out<T>(loss) = static_cast<T>(count == 0 ? 0 : sum / count);
+  }
   return {loss, normaliser};
 }
 
 template <typename T>
 std::tuple<Tensor, Tensor> backward(
-    const Tensor& grad, const Tensor& logits, const Tensor& scale, const Tensor& labels, const Tensor& normaliser) {
+    const Tensor& grad, const Tensor& logits, const Tensor& scale, const Tensor& labels, const Tensor& normaliser,
+    bool mean) {
   const int64_t size = logits.size(0), classes = logits.size(1);
   Tensor d_logits = make(logits, {size, classes}, logits.scalar_type());
   Tensor d_scale = make(scale, {size}, scale.scalar_type());
   const T *g = in<T>(grad), *z = in<T>(logits), *s = in<T>(scale), *n = in<T>(normaliser);
   const int64_t* y = in<int64_t>(labels);
+  std::vector<T> shared;
+  if (mean) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < size; ++i) count += y[i] >= 0;
+    shared.assign(size, count == 0 ? T(0) : *g / static_cast<T>(count));
+    g = shared.data();
+  }
   T *dz = out<T>(d_logits), *ds = out<T>(d_scale);
   parallel(size, classes, kGrain, [&](int64_t b, int64_t e) {
     std::vector<T> block(classes * Simd<T>::lanes + 1);
@@ -155,24 +172,24 @@ void check(const Tensor& logits, const Tensor& scale, const Tensor& labels) {
   check_labels(labels, logits.size(0));
 }
 
-std::tuple<Tensor, Tensor> scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels) {
+std::tuple<Tensor, Tensor> scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels, bool mean) {
   check(logits, scale, labels);
   logits = dense(logits), scale = dense(scale), labels = dense(labels);
-  return logits.scalar_type() == ScalarType::Float ? forward<float>(logits, scale, labels)
-                                                   : forward<double>(logits, scale, labels);
+  return logits.scalar_type() == ScalarType::Float ? forward<float>(logits, scale, labels, mean)
+                                                   : forward<double>(logits, scale, labels, mean);
 }
 
 std::tuple<Tensor, Tensor> scaled_cross_entropy_backward(
-    Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser) {
+    Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser, bool mean) {
   check(logits, scale, labels);
   check_same(grad, logits, "grad"), check_same(normaliser, logits, "normaliser");
-  check_shape(grad, {logits.size(0)}, "grad");
+  check_shape(grad, mean ? std::vector<int64_t>{} : std::vector<int64_t>{logits.size(0)}, "grad");
   check_shape(normaliser, {logits.size(0), 2}, "normaliser");
   grad = dense(grad), logits = dense(logits), scale = dense(scale), labels = dense(labels);
   normaliser = dense(normaliser);
   check_label_range(in<int64_t>(labels), labels.size(0), logits.size(1));
-  return logits.scalar_type() == ScalarType::Float ? backward<float>(grad, logits, scale, labels, normaliser)
-                                                   : backward<double>(grad, logits, scale, labels, normaliser);
+  return logits.scalar_type() == ScalarType::Float ? backward<float>(grad, logits, scale, labels, normaliser, mean)
+                                                   : backward<double>(grad, logits, scale, labels, normaliser, mean);
 }
 
 }  // namespace

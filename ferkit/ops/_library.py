@@ -13,10 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["accumulation_dtype", "autocast_to_float32", "define", "needs_autograd", "redispatch", "without_autocast"]
+__all__ = [
+    "accumulation_dtype",
+    "autocast_to_float32",
+    "define",
+    "needs_autograd",
+    "redispatch",
+    "unobserved",
+    "without_autocast",
+]
 
 _LIBRARY: Any = torch.library.Library("ferkit", "DEF")
 _AFTER_AUTOGRAD = torch._C._after_autograd_keyset
+_C: Any = torch._C
+_CAN_OBSERVE = all(
+    hasattr(_C, name)
+    for name in (
+        "_len_torch_dispatch_stack",
+        "_are_functorch_transforms_active",
+        "_is_torch_function_mode_enabled",
+        "_is_tracing",
+    )
+)
+_PLAIN = (Tensor, torch.nn.Parameter)
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -32,9 +51,29 @@ def define(
     return getattr(torch.ops.ferkit, name).default
 
 
-def needs_autograd(*tensors: Tensor | None) -> bool:
+def unobserved(*tensors: Tensor) -> bool:
+    """Whether nothing but autograd could care about a call on these tensors.
+
+    Then the dispatcher is left out: at the batch sizes of this field its Python round trips cost as much as the loss.
+    Subclasses, fake and traced tensors, dispatch and function modes and functorch transforms all go through it.
+    """
+    if torch.compiler.is_compiling() or not _CAN_OBSERVE:
+        return False
+    if _C._len_torch_dispatch_stack() or _C._are_functorch_transforms_active() or _C._is_torch_function_mode_enabled():
+        return False
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN:
+            return False
+    return not _C._is_tracing()
+
+
+def needs_autograd(*tensors: Tensor) -> bool:
     """Whether autograd has to record a call on these tensors."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:  # a loop, not any(): a generator costs a microsecond
+            if tensor.requires_grad:
+                return True
+    return False
 
 
 def redispatch(op: Any, keyset: Any, *arguments: Any) -> Any:

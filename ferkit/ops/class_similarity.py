@@ -15,6 +15,7 @@ from ferkit.ops._library import (
     define,
     needs_autograd,
     redispatch,
+    unobserved,
     without_autocast,
 )
 
@@ -37,7 +38,14 @@ def class_similarity(
     A class without members gives 0; a row shorter than 1e-12 has cosine 0 and gradient 0.
     """
     features = autocast_to_float32(features)
-    mean, counts, _, _ = _forward_op(features, labels, num_classes, include_self)
+    arguments = (features, labels, num_classes, include_self)
+    if not unobserved(features, labels):
+        outputs = _forward_op(*arguments)
+    elif needs_autograd(features):
+        outputs = _ClassSimilarity.apply(None, *arguments)
+    else:
+        outputs = _forward(*arguments)
+    mean, counts = outputs[0], outputs[1]
     if not variance:
         return mean, counts, None
     spread = without_autocast(eager.variance, features.device.type, features, labels, num_classes, include_self)
@@ -78,7 +86,8 @@ def _backward_fake(
 class _ClassSimilarity(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
-        outputs = redispatch(_forward_op, keyset, features, labels, num_classes, include_self)
+        arguments = (features, labels, num_classes, include_self)
+        outputs = _forward(*arguments) if keyset is None else redispatch(_forward_op, keyset, *arguments)
         _, counts, sums, inverse = outputs
         ctx.mark_non_differentiable(counts, sums, inverse)
         ctx.set_materialize_grads(False)
@@ -90,7 +99,9 @@ class _ClassSimilarity(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return None, None, None, None, None
-        return None, _backward_op(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
+        arguments = (grad, *ctx.saved_tensors, *ctx.settings)
+        direct = not torch.is_grad_enabled() and unobserved(grad, arguments[1])
+        return None, (_backward if direct else _backward_op)(*arguments), None, None, None
 
 
 def _forward_autograd(keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:

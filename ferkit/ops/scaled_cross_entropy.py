@@ -15,85 +15,98 @@ from ferkit.ops._library import (
     define,
     needs_autograd,
     redispatch,
+    unobserved,
     without_autocast,
 )
 
 __all__ = ["scaled_cross_entropy"]
 
 
-def scaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
+def scaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool = False) -> Tensor:
     """-log softmax(scale_n * logits_n)[label_n] per row, (N, C), (N,), (N,) -> (N,).
 
-    Rows labelled -1 give 0 with zero gradient. float16 and bfloat16 are accumulated in float32, and under autocast the
-    result is float32.
+    Rows labelled -1 give 0 with zero gradient. ``mean``: instead the mean over the labelled rows, a scalar (0 where
+    there is none), without a second op and its backward. float16 and bfloat16 are accumulated in float32, and under
+    autocast the result is float32.
     """
-    loss: Tensor = _forward_op(autocast_to_float32(logits), autocast_to_float32(scale), labels)[0]
+    arguments = (autocast_to_float32(logits), autocast_to_float32(scale), labels, mean)
+    if not unobserved(logits, scale, labels):
+        loss: Tensor = _forward_op(*arguments)[0]
+    elif needs_autograd(logits, scale):
+        loss = _ScaledCrossEntropy.apply(None, *arguments)[0]
+    else:
+        loss = _forward(*arguments)[0]
     return loss
 
 
-def _forward(logits: Tensor, scale: Tensor, labels: Tensor) -> Any:
+def _forward(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> Any:
     device_type = logits.device.type
     forward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype).forward
-    return without_autocast(forward, device_type, logits, scale, labels)
+    return without_autocast(forward, device_type, logits, scale, labels, mean)
 
 
-def _backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor) -> Any:
+def _backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor, mean: bool) -> Any:
     device_type = logits.device.type
     backward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype).backward
-    return without_autocast(backward, device_type, grad, logits, scale, labels, normaliser)
+    return without_autocast(backward, device_type, grad, logits, scale, labels, normaliser, mean)
 
 
-def _forward_fake(logits: Tensor, scale: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_fake(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
     size = logits.shape[0]
-    return logits.new_empty(size), logits.new_empty(size, 2, dtype=accumulation_dtype(logits.dtype))
+    loss = logits.new_empty(()) if mean else logits.new_empty(size)
+    return loss, logits.new_empty(size, 2, dtype=accumulation_dtype(logits.dtype))
 
 
 def _backward_fake(
-    grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor
+    grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor, mean: bool
 ) -> tuple[Tensor, Tensor]:
     return logits.new_empty(logits.shape), scale.new_empty(scale.shape)
 
 
 class _ScaledCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor) -> Any:
-        outputs = redispatch(_forward_op, keyset, logits, scale, labels)
+    def forward(ctx: Any, keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> Any:
+        arguments = (logits, scale, labels, mean)
+        outputs = _forward(*arguments) if keyset is None else redispatch(_forward_op, keyset, *arguments)
         ctx.mark_non_differentiable(outputs[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, scale, labels, outputs[1])
+        ctx.mean = mean
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
-            return None, None, None, None
-        return None, *_backward_op(grad, *ctx.saved_tensors), None
+            return None, None, None, None, None
+        arguments = (grad, *ctx.saved_tensors, ctx.mean)
+        direct = not torch.is_grad_enabled() and unobserved(grad, arguments[1], arguments[2])
+        return None, *(_backward if direct else _backward_op)(*arguments), None, None
 
 
-def _forward_autograd(keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor) -> Any:
+def _forward_autograd(keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> Any:
     if needs_autograd(logits, scale):
-        return _ScaledCrossEntropy.apply(keyset, logits, scale, labels)
-    return redispatch(_forward_op, keyset, logits, scale, labels)
+        return _ScaledCrossEntropy.apply(keyset, logits, scale, labels, mean)
+    return redispatch(_forward_op, keyset, logits, scale, labels, mean)
 
 
 def _backward_autograd(
-    keyset: Any, grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor
+    keyset: Any, grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor, mean: bool
 ) -> Any:
-    arguments = (grad, logits, scale, labels, normaliser)
+    arguments = (grad, logits, scale, labels, normaliser, mean)
     if needs_autograd(grad, logits, scale):  # second order: the eager formula, recorded step by step
         return without_autocast(eager.backward, logits.device.type, *arguments)
     return redispatch(_backward_op, keyset, *arguments)
 
 
 _forward_op = define(
-    "scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels) -> (Tensor loss, Tensor normaliser)",
+    "scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels, bool mean) -> (Tensor loss, Tensor normaliser)",
     implementation=_forward,
     fake=_forward_fake,
     autograd=_forward_autograd,
 )
 _backward_op = define(
-    "scaled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser)"
-    " -> (Tensor d_logits, Tensor d_scale)",
+    "scaled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser,"
+    " bool mean) -> (Tensor d_logits, Tensor d_scale)",
     implementation=_backward,
     fake=_backward_fake,
     autograd=_backward_autograd,

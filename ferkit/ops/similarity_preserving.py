@@ -15,6 +15,7 @@ from ferkit.ops._library import (
     define,
     needs_autograd,
     redispatch,
+    unobserved,
     without_autocast,
 )
 
@@ -45,7 +46,13 @@ def similarity_preserving(
     if mask.dtype not in (torch.bool, torch.float32, torch.float64):
         mask = mask.float()
     subset, code = normalize == "subset", _FORMS[form]
-    loss: Tensor = _forward_op(target, auxiliary, mask, subset, code, _kept(target, auxiliary, subset, code))[0]
+    arguments = (target, auxiliary, mask, subset, code, _kept(target, auxiliary, subset, code))
+    if not unobserved(target, auxiliary, mask):
+        loss: Tensor = _forward_op(*arguments)[0]
+    elif needs_autograd(target, auxiliary):
+        loss = _SimilarityPreserving.apply(None, *arguments)[0]
+    else:
+        loss = _forward(*arguments)[0]
     return loss
 
 
@@ -96,7 +103,8 @@ class _SimilarityPreserving(torch.autograd.Function):
     def forward(
         ctx: Any, keyset: Any, target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int
     ) -> Any:
-        outputs = redispatch(_forward_op, keyset, target, auxiliary, mask, subset, form, kept)
+        arguments = (target, auxiliary, mask, subset, form, kept)
+        outputs = _forward(*arguments) if keyset is None else redispatch(_forward_op, keyset, *arguments)
         ctx.mark_non_differentiable(outputs[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(target, auxiliary, mask, outputs[1])
@@ -107,7 +115,9 @@ class _SimilarityPreserving(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return None, None, None, None, None, None, None
-        return None, *_backward_op(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None
+        arguments = (grad, *ctx.saved_tensors, *ctx.settings)
+        direct = not torch.is_grad_enabled() and unobserved(grad, arguments[1], arguments[2])
+        return None, *(_backward if direct else _backward_op)(*arguments), None, None, None, None
 
 
 def _forward_autograd(

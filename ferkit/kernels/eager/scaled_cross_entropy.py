@@ -12,24 +12,31 @@ def _accumulate(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def forward(logits: Tensor, scale: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (N,) and, for the backward, the largest scaled logit and the sum of exp(. - largest) (N, 2)."""
+def forward(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+    """Losses (N,) or their mean; for the backward the largest scaled logit and the sum of exp(. - largest), (N, 2)."""
     check_label_range(labels, logits.shape[1])
     scaled = _accumulate(scale)[:, None] * _accumulate(logits)
     if logits.shape[1] == 0:
-        return logits.new_zeros(logits.shape[0]), scaled.new_zeros(logits.shape[0], 2)
+        return logits.new_zeros(() if mean else logits.shape[0]), scaled.new_zeros(logits.shape[0], 2)
     largest = scaled.amax(1)
     total = (scaled - largest[:, None]).exp().sum(1)
     own = scaled.gather(1, labels.clamp_min(0)[:, None])[:, 0]
     loss = torch.where(labels >= 0, largest - own + total.log(), 0)
+    if mean:
+        loss = loss.sum() / (labels >= 0).sum().clamp_min(1)
     return loss.to(logits.dtype), torch.stack([largest, total], 1)
 
 
-def backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
+def backward(
+    grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor, mean: bool
+) -> tuple[Tensor, Tensor]:
     """d logits (N, C) and d scale (N,). Recomputes the softmax, hence differentiable in grad, logits and scale."""
     values, factor = _accumulate(logits), _accumulate(scale)[:, None]
     labelled = labels >= 0
-    weight = torch.where(labelled, _accumulate(grad), 0)[:, None]
+    share = _accumulate(grad)
+    if mean:
+        share = share / labelled.sum().clamp_min(1)
+    weight = torch.where(labelled, share, 0)[:, None]
     member = (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(values.dtype)
     residual = weight * ((factor * values).softmax(1) - member)
     d_logits = torch.where(labelled[:, None], factor * residual, 0)

@@ -23,9 +23,10 @@ __all__ = [
     "without_autocast",
 ]
 
-_LIBRARY: Any = torch.library.Library("ferkit", "DEF")
-_AFTER_AUTOGRAD = torch._C._after_autograd_keyset
+_new_library: Any = torch.library.Library
+_LIBRARY = _new_library("ferkit", "DEF")
 _C: Any = torch._C
+_AFTER_AUTOGRAD = _C._after_autograd_keyset
 _CAN_OBSERVE = all(
     hasattr(_C, name)
     for name in (

@@ -61,7 +61,8 @@ def _load(name: str) -> str | None:
     if not paths:
         return f"{name} is missing beside the package"
     try:
-        torch.ops.load_library(str(paths[0]))
+        load: Any = torch.ops.load_library
+        load(str(paths[0]))
     except OSError as error:
         return str(error).splitlines()[0]
     return None

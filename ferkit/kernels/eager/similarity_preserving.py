@@ -118,7 +118,8 @@ def _factors(target: Tensor, rows: Tensor, inner: Tensor):  # type: ignore[no-un
 
 def _factored_value(target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
     *_, x, z = _factors(target, rows, inner)
-    return ((x.t() @ (weight[:, None] * x)) * (z.t() @ (weight[:, None] * z))).sum().clamp_min(0)
+    value: Tensor = ((x.t() @ (weight[:, None] * x)) * (z.t() @ (weight[:, None] * z))).sum().clamp_min(0)
+    return value
 
 
 def _factored_pull(scale: Tensor, target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,22 @@
+"""float32 error near convergence: no worse than the textbook's, whichever way the branches agree."""
+
+import pytest
+
+accuracy = pytest.importorskip("benchmarks.accuracy")
+
+
+@pytest.mark.parametrize("size", [72, 450])  # auto takes the Gram form, then the factored one (but for the wide branch)
+@pytest.mark.parametrize("kind", accuracy.KINDS)
+@pytest.mark.parametrize("distance", [0.1, 1e-3])
+def test_auto_is_no_worse_than_the_textbook(backend, size, kind, distance):
+    runs = [accuracy.errors(kind, distance, size, 64, seed) for seed in range(4)]
+    for part in (0, 1):
+        auto, plain = (sum(run[form][part] ** 2 for run in runs) ** 0.5 for form in ("auto", "textbook"))
+        # Down to a few roundings of the result itself the two differ by luck alone.
+        assert auto <= max(plain, 1e-6 if part == 0 else 2e-7)
+
+
+@pytest.mark.parametrize("kind", accuracy.KINDS)
+def test_factored_form_stays_accurate(backend, kind):
+    value, gradient = accuracy.errors(kind, 1e-4, 200, 32)["factored"]
+    assert value < 5e-7 and gradient < 5e-7

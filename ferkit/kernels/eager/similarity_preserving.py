@@ -77,27 +77,26 @@ def backward(
 
 
 def _gram(rows: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-    gram = rows @ rows.t()
-    if gram.dtype == torch.float64:
-        return gram, _inverse_root((gram * gram * inner).sum(1))
-    wide = gram.double()  # the norms of a row in float64: the differences below then keep only the rounding of G
-    return gram, _inverse_root((wide * wide * inner).sum(1)).to(gram.dtype)
+    """G and 1/r in float64: of the float32 errors of the differences below only the rounding of G remains."""
+    gram, inner = (rows @ rows.t()).double(), inner.double()
+    return gram, _inverse_root((gram * gram * inner).sum(1))
 
 
 def _gram_value(target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
     (gram_t, inv_t), (gram, inv) = _gram(target, inner), _gram(rows, inner)
     difference = gram_t * inv_t[:, None] - gram * inv[:, None]
-    return weight @ (difference * difference) @ weight
+    return weight.double() @ (difference * difference) @ weight.double()
 
 
 def _gram_pull(scale: Tensor, target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
     (gram_t, inv_t), (gram, inv) = _gram(target, inner), _gram(rows, inner)
     a_t, a = gram_t * inv_t[:, None], gram * inv[:, None]
-    d_a = 2 * scale * weight[:, None] * weight * (a_t - a)
+    wide = weight.double()
+    d_a = 2 * scale * wide[:, None] * wide * (a_t - a)
 
     def chain(d_a: Tensor, a: Tensor, inv: Tensor, features: Tensor) -> Tensor:
         d_gram = inv[:, None] * (d_a - inner * a * (d_a * a).sum(1, keepdim=True))
-        return (d_gram + d_gram.t()) @ features
+        return (d_gram + d_gram.t()).to(features.dtype) @ features
 
     return chain(d_a, a_t, inv_t, target), chain(-d_a, a, inv, rows)
 

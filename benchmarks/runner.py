@@ -106,7 +106,7 @@ def measure(case: Case, quick: bool = False) -> dict[str, Any]:
 
 
 _PEAK = """
-import resource, sys, torch
+import torch
 torch.set_num_threads({threads})
 from benchmarks import suite, runner
 from benchmarks.similarity_preserving import MEMORY
@@ -114,7 +114,8 @@ case = next(c for c in [*suite.CASES, MEMORY] if c.name == {name!r})
 arguments = runner.seeded(case, getattr(torch, case.dtype))
 if {run}:
     runner.step(case.{which}, arguments)()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# ru_maxrss would start from the parent's peak; the high-water mark starts anew with exec.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 

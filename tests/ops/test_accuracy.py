@@ -12,9 +12,10 @@ def test_auto_is_no_worse_than_the_textbook(backend, size, kind, distance):
     runs = [accuracy.errors(kind, distance, size, 64, seed) for seed in range(3)]
     for part in (0, 1):
         auto, plain = (sum(run[form][part] ** 2 for run in runs) ** 0.5 for form in ("auto", "textbook"))
-        # The eager Gram form rounds G as the textbook does, and nothing else: equal up to a few percent of luck. Below a
-        # few roundings of the result itself luck decides altogether.
-        assert auto <= max(1.05 * plain, 1e-6 if part == 0 else 2e-7)
+        # The eager Gram form rounds G exactly as the textbook does, and that rounding decides: even, give or take luck.
+        # Below a few roundings of the result itself luck decides altogether.
+        allowed = plain if backend == "native" else 1.5 * plain
+        assert auto <= max(allowed, 1e-6 if part == 0 else 2e-7)
 
 
 @pytest.mark.parametrize("kind", accuracy.KINDS)

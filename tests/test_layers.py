@@ -26,7 +26,8 @@ ALLOWED = {
     "reports": {"metrics", "checks"},
     "recipes": {"data", "losses", "blocks", "functional", "samplers", "graph", "metrics", "checks"},
     "info": {"ops"},
-    "tasks": {*("reports recipes data losses blocks functional samplers graph metrics checks").split()},
+    "tasks": {"reports", "recipes", "data", "losses", "blocks", "functional"}
+    | {"samplers", "graph", "metrics", "checks"},
     "cli": {"tasks", "info"},
     "__main__": {"cli"},
     "__init__": set(),

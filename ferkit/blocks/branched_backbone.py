@@ -38,6 +38,8 @@ class BranchedBackbone(nn.Module):
         mining: ``"leave-one-out"`` gives C branches of C-1 classes (the paper's LD-N), ``"all-class"`` C branches of C
             classes (its LD-A), ``"none"`` no branch: the plain model, with the same parameter names.
         bias: whether classifiers have a bias; without one (eq. 9) confidence scales the whole logit.
+        classifier_std: deviation of the classifiers' initial weights; None: ``torch.nn.Linear``'s own. The released
+            code has 0.001, which starves a backbone that is not pretrained: its gradients stay below Adam's L2 term.
 
     Shape:
         images (N, 3, H, W) -> :class:`BranchedOutput`.
@@ -57,6 +59,7 @@ class BranchedBackbone(nn.Module):
         num_classes: int = 8,
         mining: str = "leave-one-out",
         bias: bool = False,
+        classifier_std: float | None = None,
     ) -> None:
         super().__init__()
         check_number(num_classes, "num_classes", 2, integer=True)
@@ -70,10 +73,9 @@ class BranchedBackbone(nn.Module):
         self.target_classifier = nn.Linear(parts.features, num_classes, bias=bias)
         self.branches = nn.ModuleList(copy.deepcopy(parts.stage) for _ in range(branches))
         self.branch_classifiers = nn.ModuleList(nn.Linear(parts.features, outputs, bias=bias) for _ in range(branches))
-        for classifier in (self.target_classifier, *self.branch_classifiers):
-            nn.init.normal_(classifier.weight, std=0.001)
-            if bias:
-                nn.init.zeros_(classifier.bias)
+        if classifier_std is not None:
+            for classifier in (self.target_classifier, *self.branch_classifiers):
+                nn.init.normal_(classifier.weight, std=classifier_std)
 
     def forward(self, images: Tensor) -> BranchedOutput:
         return self._run(images, with_branches=self.training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ferkit.checks import check_device, check_floating, check_labels, check_number, check_shape
+from ferkit.checks import check_choice, check_device, check_floating, check_labels, check_number, check_shape
 
 __all__ = ["UncertaintyHead"]
 
@@ -19,6 +19,8 @@ class UncertaintyHead(nn.Module):
         num_classes: C.
         bias: biases in both linear layers, as in the released code (the default; equation 8 prints none, and without
             them the paper's form is ``bias=False``).
+        init: ``"random"`` (torch's own), or ``"similarity"``: confidence starts as sigmoid(6 s_y - 3), s_y being the
+            similarity to the given label's class on a scale of 0 to 1, and is trained from there. Needs ``bias``.
 
     Call with similarity (N, C), as `ferkit.functional.class_similarity` gives it, and int64 labels (N,), whose one-hot
     row is all 0 for -1. Gives (N,). Gradients reach the similarity. TypeError and ValueError for wrong dtypes, shapes,
@@ -29,13 +31,28 @@ class UncertaintyHead(nn.Module):
     torch.Size([4])
     """
 
-    def __init__(self, num_classes: int, bias: bool = True) -> None:
+    def __init__(self, num_classes: int, bias: bool = True, init: str = "random") -> None:
         super().__init__()
+        check_choice(init, "init", ("random", "similarity"))
+        if init == "similarity" and not bias:
+            raise ValueError("init: expected 'random' without bias, got 'similarity'")
         check_number(num_classes, "num_classes", 1, integer=True)
         self.num_classes = num_classes
         self.hidden = nn.Linear(2 * num_classes, num_classes, bias=bias)
         self.activation = nn.PReLU()
         self.output = nn.Linear(num_classes, 1, bias=bias)
+        if init == "similarity":
+            self._start_from_similarity()
+
+    @torch.no_grad()
+    def _start_from_similarity(self) -> None:
+        """Hidden unit k is relu(one-hot_k - s_k): 1 - s_y for the label's class, 0 for the others."""
+        identity = torch.eye(self.num_classes)
+        self.hidden.weight.copy_(torch.cat([-identity, identity], dim=1))
+        self.hidden.bias.zero_()
+        self.activation.weight.zero_()
+        self.output.weight.fill_(-6.0)
+        self.output.bias.fill_(3.0)
 
     def forward(self, similarity: Tensor, labels: Tensor) -> Tensor:
         check_floating(similarity, "similarity")

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ferkit.blocks.branched_backbone import BranchedBackbone
 from ferkit.blocks.pretrained import load_pretrained
-from ferkit.checks import check_number
+from ferkit.checks import check_choice, check_number
 from ferkit.data.augment import normalize_images, random_crop_flip
 
 __all__ = ["Recipe"]
@@ -35,10 +35,11 @@ class Recipe(lightning.LightningModule):
         pretrained: an ImageNet-style checkpoint of the backbone, or None to start from scratch.
         learning_rate: of Adam.
         weight_decay: of Adam (L2, as in the paper).
-        milestones: shares of the run after which the learning rate is multiplied by ``decay``; the paper's epochs
-            10 and 20 of 40 are 0.25 and 0.5.
+        schedule: ``"one-cycle"`` (up to ``learning_rate`` and down again, step by step) or ``"step"``.
+        milestones: for ``"step"``, the shares of the run after which the learning rate is multiplied by ``decay``;
+            the paper's epochs 10 and 20 of 40 are 0.25 and 0.5.
         decay: the factor at a milestone.
-        padding: largest shift of the random crop, in pixels.
+        padding: largest shift of the random crop, in pixels; 3 of 48 is the paper's crop of 224 from 256.
         flip: probability of a mirror image.
         seed: of the augmentation.
     """
@@ -49,15 +50,17 @@ class Recipe(lightning.LightningModule):
         mining: str,
         backbone: str = "small",
         pretrained: str | None = None,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
+        schedule: str = "one-cycle",
         weight_decay: float = 1e-4,
-        milestones: Sequence[float] = (0.6, 0.85),
+        milestones: Sequence[float] = (0.25, 0.5),
         decay: float = 0.1,
-        padding: int = 4,
+        padding: int = 3,
         flip: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_choice(schedule, "schedule", ("one-cycle", "step"))
         check_number(learning_rate, "learning_rate", 0, open_low=True)
         check_number(weight_decay, "weight_decay", 0)
         check_number(decay, "decay", 0, 1)
@@ -67,7 +70,7 @@ class Recipe(lightning.LightningModule):
             check_number(share, "milestones", 0, 1)
         self.num_classes = num_classes
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.milestones, self.decay = tuple(milestones), decay
+        self.schedule, self.milestones, self.decay = schedule, tuple(milestones), decay
         self.padding, self.flip, self.seed = padding, flip, seed
         self.model = BranchedBackbone(backbone, num_classes, mining)
         # Convolutions on the CPU and on tensor cores are faster with channels last; the results are the same sums.
@@ -108,11 +111,17 @@ class Recipe(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        if self.schedule == "one-cycle":
+            steps = max(int(self.trainer.estimated_stepping_batches), 2)
+            cycle = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, self.learning_rate, steps, pct_start=0.2, cycle_momentum=False
+            )
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
         epochs = max(self.trainer.max_epochs or 1, 1)
-        steps = sorted({max(round(share * epochs), 1) for share in self.milestones})
+        turns = sorted({max(round(share * epochs), 1) for share in self.milestones})
         return {
             "optimizer": optimizer,
-            "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, steps, self.decay),
+            "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, turns, self.decay),
         }
 
     def on_train_epoch_start(self) -> None:

@@ -20,22 +20,12 @@ __all__ = ["DMUE", "SETTINGS", "Mined"]
 # on faces; "scratch" is what docs/dmue.md measured to learn without one.
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": {
-        "gamma": 1000.0,
-        "gamma_unit": "absolute",
-        "beta": 6.0,
-        "beta_unit": "epochs",
-        "detach": "none",
-        "scale": "none",
-        "calibrate": False,
+        **{"gamma": 1000.0, "gamma_unit": "absolute", "detach": "none"},
+        **{"beta": 6.0, "beta_unit": "epochs", "scale": "none", "calibrate": False, "warmup": 0.0, "head": "random"},
     },
     "scratch": {
-        "gamma": 0.1,
-        "gamma_unit": "relative",
-        "beta": 0.25,
-        "beta_unit": "share",
-        "detach": "target",
-        "scale": "minmax",
-        "calibrate": True,
+        **{"gamma": 0.1, "gamma_unit": "relative", "detach": "target"},
+        **{"beta": 0.25, "beta_unit": "share", "scale": "minmax", "calibrate": True, "warmup": 0.3, "head": "similarity"},
     },
 }
 CONFIDENCE_MOMENTUM = 0.02
@@ -69,6 +59,9 @@ class DMUE(Recipe):
         normalize: ``"batch"`` (eq. 14-17) or ``"subset"`` (eq. 13), see :class:`ferkit.losses.MSPLoss`.
         scale: of the mean cosines that confidence is read from: ``"none"`` (eq. 7) or ``"minmax"`` (the released
             code), see :func:`ferkit.functional.class_similarity`.
+        head: how the uncertainty module starts: ``"random"``, or ``"similarity"`` (:class:`ferkit.blocks.UncertaintyHead`).
+        warmup: share of the run's epochs in which every label is trusted (confidence 1). Before the features mean
+            anything, confidence is low for whatever is not yet learned, and keeps it from being learned.
         calibrate: predict softmax of the logits times the mean confidence of training, the scale that eq. 9 fitted
             them at; without it predictions are the sharper the lower the confidence was. Accuracy is the same.
         mining: ``"leave-one-out"`` or ``"all-class"`` (table 4).
@@ -92,6 +85,8 @@ class DMUE(Recipe):
         normalize: str = "batch",
         scale: str | None = None,
         calibrate: bool | None = None,
+        warmup: float | None = None,
+        head: str | None = None,
         mining: str = "leave-one-out",
         use_distribution: bool = True,
         use_similarity: bool = True,
@@ -102,12 +97,13 @@ class DMUE(Recipe):
         check_choice(mining, "mining", ("leave-one-out", "all-class"))
         check_choice(ramp, "ramp", ("paper", "released"))
         given = {"gamma": gamma, "gamma_unit": gamma_unit, "beta": beta, "beta_unit": beta_unit}
-        given |= {"detach": detach, "scale": scale, "calibrate": calibrate}
+        given |= {"detach": detach, "scale": scale, "calibrate": calibrate, "warmup": warmup, "head": head}
         chosen = SETTINGS[setting] | {name: value for name, value in given.items() if value is not None}
         check_number(temperature, "temperature", 0, open_low=True)
         check_number(omega, "omega", 0)
         check_number(chosen["gamma"], "gamma", 0)
         check_number(chosen["beta"], "beta", 0)
+        check_number(chosen["warmup"], "warmup", 0, 1)
         check_choice(chosen["gamma_unit"], "gamma_unit", ("absolute", "relative"))
         check_choice(chosen["beta_unit"], "beta_unit", ("epochs", "share"))
         check_choice(chosen["detach"], "detach", ("none", "target", "auxiliary"))
@@ -118,10 +114,10 @@ class DMUE(Recipe):
         self.hparams.update(chosen)  # what a name stood for when the run was made
         self.temperature, self.omega, self.ramp, self.normalize = temperature, omega, ramp, normalize
         self.gamma, self.gamma_unit = chosen["gamma"], chosen["gamma_unit"]
-        self.beta, self.beta_unit = chosen["beta"], chosen["beta_unit"]
+        self.beta, self.beta_unit, self.warmup = chosen["beta"], chosen["beta_unit"], chosen["warmup"]
         self.detach, self.scale, self.calibrate = chosen["detach"], chosen["scale"], chosen["calibrate"]
         self.use_distribution, self.use_similarity = use_distribution, use_similarity
-        self.uncertainty = UncertaintyHead(num_classes) if use_confidence else None
+        self.uncertainty = UncertaintyHead(num_classes, init=chosen["head"]) if use_confidence else None
         self.register_buffer("mean_confidence", torch.ones(()))
         self.mean_confidence: Tensor
 
@@ -136,6 +132,12 @@ class DMUE(Recipe):
         output = self.model(images)
         up, down = self.ramps(self.current_epoch)
         confidence = self.confidence(output, labels)
+        head_loss: float | Tensor = 0.0
+        if self.uncertainty is not None and self.current_epoch < round(self.warmup * (self.trainer.max_epochs or 1)):
+            # The head learns beside the network, which trusts every label until it is heard.
+            apart = self.confidence(BranchedOutput(output.features.detach(), output.logits), labels)
+            head_loss = functional.weighted_logit_cross_entropy(output.logits.detach(), apart, labels)
+            confidence = torch.ones_like(apart)
         self.mean_confidence.lerp_(confidence.detach().mean(), CONFIDENCE_MOMENTUM)
         losses = {"wce": functional.weighted_logit_cross_entropy(output.logits, confidence, labels)}
         total = losses["wce"]
@@ -158,7 +160,7 @@ class DMUE(Recipe):
             losses["aux"] = self._auxiliary_loss(output.auxiliary_logits, labels)
             total = total + down * losses["aux"]
         losses["confidence"] = confidence.mean()
-        return {"loss": total, **losses}
+        return {"loss": total + head_loss, **losses}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of uint8 images (N, 3, H, W), from the target branch alone."""

@@ -129,7 +129,11 @@ class Minimal(unittest.TestCase):
         self.assertRegex(result.stderr, r'^ferkit: error: .*pip install "ferkit\[train\]"\n$')
 
     def test_import_touches_nothing_else(self):
-        code = "import ferkit, ferkit.losses, torch; assert not torch.cuda.is_initialized(); print(sorted(m for m in sys.modules if m.split('.')[0] in test_minimal.EXTRAS))"
+        code = (
+            "import ferkit, ferkit.losses, torch\n"
+            "assert not torch.cuda.is_initialized()\n"
+            "print([name for name in sys.modules if name.split('.')[0] in test_minimal.EXTRAS])"
+        )
         result = run(code)
         self.assertEqual(result.stdout.strip(), "[]", result.stderr)
 

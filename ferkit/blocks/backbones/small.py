@@ -45,7 +45,4 @@ def split_small() -> tuple[nn.Module, nn.Module, int, str]:
         )
     )
     stage = nn.Sequential(OrderedDict([("0", BasicBlock(c, d, 2))]))
-    for module in (*trunk.modules(), *stage.modules()):
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return trunk, stage, d, "layer4."

@@ -63,6 +63,8 @@ def weighted_logit_cross_entropy(
     check_device(logits, confidence=confidence, labels=labels)
     complete = check_label_range(labels, num_classes)
     logits, confidence = promote(logits, confidence)
+    if reduction == "mean" and sample_weight is None and class_weight is None:
+        return _op(logits, confidence, labels, mean=True)  # one op less, forward and backward
     weight = combine_weights(labels, size, logits, sample_weight, class_weight, num_classes, complete)
     if weight is not None:
         labels = torch.where(weight == 0, IGNORED_LABEL, labels)  # a row of weight 0 gives no gradient, not 0 * NaN

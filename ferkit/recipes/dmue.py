@@ -21,11 +21,13 @@ __all__ = ["DMUE", "SETTINGS", "Mined"]
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": {
         **{"gamma": 1000.0, "gamma_unit": "absolute", "detach": "none"},
-        **{"beta": 6.0, "beta_unit": "epochs", "scale": "none", "calibrate": False, "warmup": 0.0, "head": "random"},
+        **{"beta": 6.0, "beta_unit": "epochs", "scale": "none", "calibrate": False},
+        **{"warmup": 0.0, "head": "random"},
     },
     "scratch": {
         **{"gamma": 0.1, "gamma_unit": "relative", "detach": "target"},
-        **{"beta": 0.25, "beta_unit": "share", "scale": "minmax", "calibrate": True, "warmup": 0.3, "head": "similarity"},
+        **{"beta": 0.25, "beta_unit": "share", "scale": "minmax", "calibrate": True},
+        **{"warmup": 0.3, "head": "similarity"},
     },
 }
 CONFIDENCE_MOMENTUM = 0.02

@@ -50,7 +50,7 @@ class UncertaintyHead(nn.Module):
         identity = torch.eye(self.num_classes)
         self.hidden.weight.copy_(torch.cat([-identity, identity], dim=1))
         self.hidden.bias.zero_()
-        self.activation.weight.zero_()
+        self.activation.weight.fill_(0.01)  # nearly relu, but no unit without a gradient
         self.output.weight.fill_(-6.0)
         self.output.bias.fill_(3.0)
 

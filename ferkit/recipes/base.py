@@ -50,7 +50,7 @@ class Recipe(lightning.LightningModule):
         mining: str,
         backbone: str = "small",
         pretrained: str | None = None,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 5e-3,
         schedule: str = "one-cycle",
         weight_decay: float = 1e-4,
         milestones: Sequence[float] = (0.25, 0.5),

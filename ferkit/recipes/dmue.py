@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"warmup": 0.3, "head": "similarity"},
     },
 }
-CONFIDENCE_MOMENTUM = 0.02
+CONFIDENCE_QUANTILES, CONFIDENCE_MOMENTUM = 16, 0.02
 
 
 class Mined(NamedTuple):
@@ -61,11 +61,12 @@ class DMUE(Recipe):
         normalize: ``"batch"`` (eq. 14-17) or ``"subset"`` (eq. 13), see :class:`ferkit.losses.MSPLoss`.
         scale: of the mean cosines that confidence is read from: ``"none"`` (eq. 7) or ``"minmax"`` (the released
             code), see :func:`ferkit.functional.class_similarity`.
-        head: how the uncertainty module starts: ``"random"``, or ``"similarity"`` (:class:`ferkit.blocks.UncertaintyHead`).
+        head: how the uncertainty module starts: ``"random"``, or ``"similarity"``, see
+            :class:`ferkit.blocks.UncertaintyHead`.
         warmup: share of the run's epochs in which every label is trusted (confidence 1). Before the features mean
             anything, confidence is low for whatever is not yet learned, and keeps it from being learned.
-        calibrate: predict softmax of the logits times the mean confidence of training, the scale that eq. 9 fitted
-            them at; without it predictions are the sharper the lower the confidence was. Accuracy is the same.
+        calibrate: predict the mean of softmax(alpha times logits) over the confidences alpha of training, which is what
+            eq. 9 fitted; without it predictions are the sharper the lower the confidence was. Accuracy is the same.
         mining: ``"leave-one-out"`` or ``"all-class"`` (table 4).
         use_distribution, use_similarity, use_confidence: the rows of table 2. Without the first two there is no
             auxiliary branch.
@@ -120,8 +121,8 @@ class DMUE(Recipe):
         self.detach, self.scale, self.calibrate = chosen["detach"], chosen["scale"], chosen["calibrate"]
         self.use_distribution, self.use_similarity = use_distribution, use_similarity
         self.uncertainty = UncertaintyHead(num_classes, init=chosen["head"]) if use_confidence else None
-        self.register_buffer("mean_confidence", torch.ones(()))
-        self.mean_confidence: Tensor
+        self.register_buffer("confidences", torch.ones(CONFIDENCE_QUANTILES))
+        self.confidences: Tensor
 
     def ramps(self, epoch: int) -> tuple[float, float]:
         """w_u and w_d (eq. 11, 12) in the epoch counted from 0; the paper counts from 1."""
@@ -140,7 +141,7 @@ class DMUE(Recipe):
             apart = self.confidence(BranchedOutput(output.features.detach(), output.logits), labels)
             head_loss = functional.weighted_logit_cross_entropy(output.logits.detach(), apart, labels)
             confidence = torch.ones_like(apart)
-        self.mean_confidence.lerp_(confidence.detach().mean(), CONFIDENCE_MOMENTUM)
+        self._remember(confidence.detach())
         losses = {"wce": functional.weighted_logit_cross_entropy(output.logits, confidence, labels)}
         total = losses["wce"]
         if self.use_distribution:
@@ -166,11 +167,18 @@ class DMUE(Recipe):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of uint8 images (N, 3, H, W), from the target branch alone."""
-        return super().forward(images) * self._logit_scale
+        return self._calibrated(super().forward(images))
 
-    @property
-    def _logit_scale(self) -> Tensor | float:
-        return self.mean_confidence if self.calibrate else 1.0
+    def _calibrated(self, logits: Tensor) -> Tensor:
+        if not self.calibrate:
+            return logits
+        # Every term orders the classes as the logits do, so the prediction is the same.
+        return (self.confidences[:, None, None] * logits).softmax(2).mean(0).log()
+
+    def _remember(self, confidence: Tensor) -> None:
+        """Running quantiles of the confidences, as batch normalisation keeps running moments."""
+        ranks = torch.linspace(0, len(confidence) - 1, len(self.confidences), device=confidence.device).round().long()
+        self.confidences.lerp_(confidence.float().sort().values[ranks], CONFIDENCE_MOMENTUM)
 
     def confidence(self, output: BranchedOutput, labels: Tensor) -> Tensor:
         """Alpha (N,) of eq. 8: each sample against its batch; 1 without the uncertainty module."""
@@ -197,7 +205,7 @@ class DMUE(Recipe):
         """
         images = normalize_images(batch["image"]).contiguous(memory_format=torch.channels_last)
         output, labels = self.model.forward_branches(images), batch["label"]
-        probability = (output.logits * self._logit_scale).softmax(1)
+        probability = self._calibrated(output.logits).softmax(1)
         distribution = torch.zeros_like(probability)
         if output.auxiliary_logits is not None:
             distribution = self.latent_distribution(output, labels)

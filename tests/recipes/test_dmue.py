@@ -121,15 +121,23 @@ def test_all_class_mining_averages_the_branches(batch):
     assert not mined.requires_grad
 
 
-def test_relative_gamma_is_a_share_of_the_cross_entropy(batch):
+def test_relative_gamma_is_a_share_of_the_cross_entropy():
     made = recipe(gamma=0.1, gamma_unit="relative")
-    with torch.no_grad():
-        for branch in made.model.branches:
-            branch[0].conv1.weight.add_(torch.randn_like(branch[0].conv1.weight))
-    losses = made.training_loss(torch.randn(12, 3, 32, 32), batch["label"])
-    weight = made._similarity_weight(losses)
-    torch.testing.assert_close(weight * losses["sp"], 0.1 * losses["wce"])
+    assert made._similarity_weight({"wce": torch.tensor(2.0), "sp": torch.tensor(0.01)}) == pytest.approx(20.0)
     assert made._similarity_weight({"wce": torch.tensor(1.0), "sp": torch.tensor(1e-9)}) == 1000.0
+
+
+def test_calibration_averages_over_the_confidences_of_training(batch):
+    made = recipe(calibrate=True, warmup=0.0).eval()
+    plain = made.model(batch["image"].float() / 127.5 - 1).logits
+    torch.testing.assert_close(made(batch["image"]).softmax(1), plain.softmax(1))  # confidence 1 before training
+    for _ in range(400):
+        made._remember(torch.tensor([0.2] * 6 + [0.8] * 6))
+    expected = ((0.2 * plain).softmax(1) + (0.8 * plain).softmax(1)) / 2
+    torch.testing.assert_close(made(batch["image"]).softmax(1), expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(made(batch["image"]).argmax(1), plain.argmax(1))
+    made.calibrate = False
+    torch.testing.assert_close(made(batch["image"]), plain)
 
 
 def test_mine_agrees_with_the_parts(batch):

@@ -20,14 +20,14 @@ __all__ = ["DMUE", "SETTINGS", "Mined"]
 # on faces; "scratch" is what docs/dmue.md measured to learn without one.
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": {
-        **{"gamma": 1000.0, "gamma_unit": "absolute", "detach": "none"},
+        **{"omega": 0.5, "gamma": 1000.0, "gamma_unit": "absolute", "detach": "none"},
         **{"beta": 6.0, "beta_unit": "epochs", "scale": "none", "calibrate": False},
         **{"warmup": 0.0, "head": "random"},
     },
     "scratch": {
-        **{"gamma": 0.1, "gamma_unit": "relative", "detach": "target"},
+        **{"omega": 5.0, "gamma": 0.001, "gamma_unit": "relative", "detach": "target"},
         **{"beta": 0.25, "beta_unit": "share", "scale": "minmax", "calibrate": True},
-        **{"warmup": 0.3, "head": "similarity"},
+        **{"warmup": 0.4, "head": "similarity"},
     },
 }
 CONFIDENCE_QUANTILES, CONFIDENCE_MOMENTUM = 16, 0.02
@@ -78,7 +78,7 @@ class DMUE(Recipe):
         num_classes: int,
         setting: str = "scratch",
         temperature: float = 1.2,
-        omega: float = 0.5,
+        omega: float | None = None,
         gamma: float | None = None,
         gamma_unit: str | None = None,
         beta: float | None = None,
@@ -99,11 +99,11 @@ class DMUE(Recipe):
         check_choice(setting, "setting", tuple(SETTINGS))
         check_choice(mining, "mining", ("leave-one-out", "all-class"))
         check_choice(ramp, "ramp", ("paper", "released"))
-        given = {"gamma": gamma, "gamma_unit": gamma_unit, "beta": beta, "beta_unit": beta_unit}
+        given = {"omega": omega, "gamma": gamma, "gamma_unit": gamma_unit, "beta": beta, "beta_unit": beta_unit}
         given |= {"detach": detach, "scale": scale, "calibrate": calibrate, "warmup": warmup, "head": head}
         chosen = SETTINGS[setting] | {name: value for name, value in given.items() if value is not None}
         check_number(temperature, "temperature", 0, open_low=True)
-        check_number(omega, "omega", 0)
+        check_number(chosen["omega"], "omega", 0)
         check_number(chosen["gamma"], "gamma", 0)
         check_number(chosen["beta"], "beta", 0)
         check_number(chosen["warmup"], "warmup", 0, 1)
@@ -115,7 +115,7 @@ class DMUE(Recipe):
         super().__init__(num_classes, mining=mining if branched else "none", **options)
         self.save_hyperparameters()
         self.hparams.update(chosen)  # what a name stood for when the run was made
-        self.temperature, self.omega, self.ramp, self.normalize = temperature, omega, ramp, normalize
+        self.temperature, self.omega, self.ramp, self.normalize = temperature, chosen["omega"], ramp, normalize
         self.gamma, self.gamma_unit = chosen["gamma"], chosen["gamma_unit"]
         self.beta, self.beta_unit, self.warmup = chosen["beta"], chosen["beta_unit"], chosen["warmup"]
         self.detach, self.scale, self.calibrate = chosen["detach"], chosen["scale"], chosen["calibrate"]

@@ -23,9 +23,9 @@ COLUMNS = {
 def demo(
     out: str = "runs/demo",
     noise: float = 0.3,
-    train_images: int = 3500,
+    train_images: int = 1500,
     validation_images: int = 1000,
-    epochs: int = 16,
+    epochs: int = 34,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, dict[str, float]]:

@@ -20,9 +20,9 @@ $(VENV)/.ready: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[all]"
 	@touch $@
 
-$(VENV)/.tools: $(VENV)/.ready
+$(VENV)/.tools: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[all,test]"
-	@touch $@
+	@touch $(VENV)/.ready $@
 
 demo: $(VENV)/.ready
 	$(BIN)/ferkit demo

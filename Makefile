@@ -31,11 +31,11 @@ test: $(VENV)/.tools
 	$(BIN)/python -m pytest -q --cov=ferkit --cov-report=term:skip-covered --cov-fail-under=90
 
 # Only torch (the small CPU build) and numpy: the losses work, and what is missing is explained.
-$(MINIMAL_VENV)/.ready: $(SOURCES)
-	$(PYTHON) -m venv $(MINIMAL_VENV)
+$(MINIMAL_VENV)/.ready: $(SOURCES) $(shell find ferkit -name '*.py')
+	test -x $(MINIMAL_VENV)/bin/python || $(PYTHON) -m venv $(MINIMAL_VENV)
 	$(MINIMAL_VENV)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77"
 	$(MINIMAL_VENV)/bin/python -m pip install --quiet torch==2.13.0 numpy
-	FERKIT_BUILD=cpu $(MINIMAL_VENV)/bin/python -m pip install --quiet --no-build-isolation .
+	FERKIT_BUILD=cpu $(MINIMAL_VENV)/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
 	@touch $@
 
 test-minimal: $(MINIMAL_VENV)/.ready

@@ -45,8 +45,7 @@ def read_checkpoint(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"checkpoint: {str(path)!r} is not a readable checkpoint ({reason})") from error
+        raise ValueError(f"checkpoint: {str(path)!r} is not a readable checkpoint ({type(error).__name__})") from error
 
 
 def load_pretrained(model: BranchedBackbone, source: str | Path | Mapping[str, Any]) -> LoadReport:

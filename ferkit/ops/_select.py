@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def can_run(op: str, backend: str, device_type: str = "cpu", dtype: torch.dtype 
 
 
 def kernel(op: str, device_type: str, dtype: torch.dtype) -> Any:
-    """The namespace (a module or `_native.Namespace`) with ``forward`` and ``backward`` of the chosen backend."""
+    """The namespace (a module or `_native.Kernels`) with ``forward`` and ``backward`` of the chosen backend."""
     try:
         return _chosen[op, device_type, dtype]
     except KeyError:
@@ -96,6 +96,3 @@ def report() -> dict[str, dict[str, dict[str, str | None]]]:
         op: {device: {backend: why_not(op, backend, device) for backend in BACKENDS} for device in ("cpu", "cuda")}
         for op in OPS
     }
-
-
-Kernel = Callable[..., Any]

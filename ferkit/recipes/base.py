@@ -112,7 +112,7 @@ class Recipe(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "one-cycle":
-            steps = max(int(self.trainer.estimated_stepping_batches), 2)
+            steps = max(int(self.trainer.estimated_stepping_batches), 6)  # fewer leave a phase without a step
             cycle = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer, self.learning_rate, steps, pct_start=0.2, cycle_momentum=False
             )

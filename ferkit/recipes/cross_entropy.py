@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ferkit.checks import check_number
 from ferkit.recipes.base import Recipe
 
 __all__ = ["CrossEntropy"]
@@ -22,6 +23,7 @@ class CrossEntropy(Recipe):
     """
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, **options: Any) -> None:
+        check_number(label_smoothing, "label_smoothing", 0, 1)
         super().__init__(num_classes, mining="none", **options)
         self.save_hyperparameters()
         self.label_smoothing = label_smoothing

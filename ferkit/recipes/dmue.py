@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ class Mined(NamedTuple):
     """What DMUE knows of training images: latent distribution, confidence in the given label, prediction."""
 
     position: Tensor  # (N,) in the dataset
-    distribution: Tensor  # (N, C), 0 at the given label
+    distribution: Tensor  # (N, C), 0 at the given label unless all-class mined
     confidence: Tensor  # (N,) in (0, 1)
     probability: Tensor  # (N, C) of the target branch
 
@@ -55,7 +56,7 @@ class DMUE(Recipe):
             ``gamma`` times the target's cross-entropy, but never more than 1000 times itself.
         beta: the ramps' threshold.
         beta_unit: ``"epochs"``, or ``"share"`` of the run's epochs.
-        ramp: ``"paper"`` or ``"released"`` (ramp-up with factor 5).
+        ramp: ``"paper"``, or ``"released"``: ramp-up with factor 5, epochs counted from 0.
         detach: the side of the similarity loss that gets no gradient: ``"none"`` (the paper), ``"target"`` or
             ``"auxiliary"``.
         normalize: ``"batch"`` (eq. 14-17) or ``"subset"`` (eq. 13), see :class:`ferkit.losses.MSPLoss`.
@@ -99,6 +100,7 @@ class DMUE(Recipe):
         check_choice(setting, "setting", tuple(SETTINGS))
         check_choice(mining, "mining", ("leave-one-out", "all-class"))
         check_choice(ramp, "ramp", ("paper", "released"))
+        check_choice(normalize, "normalize", ("batch", "subset"))
         given = {"omega": omega, "gamma": gamma, "gamma_unit": gamma_unit, "beta": beta, "beta_unit": beta_unit}
         given |= {"detach": detach, "scale": scale, "calibrate": calibrate, "warmup": warmup, "head": head}
         chosen = SETTINGS[setting] | {name: value for name, value in given.items() if value is not None}
@@ -125,11 +127,12 @@ class DMUE(Recipe):
         self.confidences: Tensor
 
     def ramps(self, epoch: int) -> tuple[float, float]:
-        """w_u and w_d (eq. 11, 12) in the epoch counted from 0; the paper counts from 1."""
+        """w_u and w_d (eq. 11, 12) in an epoch counted from 0 (released); the paper counts from 1."""
         beta = self.beta
         if self.beta_unit == "share":
             beta *= self.trainer.max_epochs or 1
-        return functional.ramp_up(epoch + 1, beta, form=self.ramp), functional.ramp_down(epoch + 1, beta)
+        number = epoch + 1 if self.ramp == "paper" else epoch
+        return functional.ramp_up(number, beta, form=self.ramp), functional.ramp_down(number, beta)
 
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         output = self.model(images)
@@ -173,7 +176,8 @@ class DMUE(Recipe):
         if not self.calibrate:
             return logits
         # Every term orders the classes as the logits do, so the prediction is the same.
-        return (self.confidences[:, None, None] * logits).softmax(2).mean(0).log()
+        scaled = (self.confidences[:, None, None] * logits).log_softmax(2)
+        return scaled.logsumexp(0) - math.log(len(self.confidences))
 
     def _remember(self, confidence: Tensor) -> None:
         """Running quantiles of the confidences, as batch normalisation keeps running moments."""

@@ -70,7 +70,7 @@ def _plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def save_figure(fig: Figure, path: str | os.PathLike[str], dpi: int = 110) -> None:
+def save_figure(fig: Figure, path: str | os.PathLike[str], dpi: int = 110, tight: bool = False) -> None:
     """Write a figure atomically, in the format that the suffix names (png, svg or pdf)."""
     with replacing(path) as temporary:
-        fig.savefig(temporary, dpi=dpi, facecolor="white")
+        fig.savefig(temporary, dpi=dpi, facecolor="white", bbox_inches="tight" if tight else None)

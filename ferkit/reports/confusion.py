@@ -68,4 +68,4 @@ def plot_confusion(
     if title:
         axes.set_title(title, fontsize=11, loc="left")
     fig.tight_layout()
-    save_figure(fig, path)
+    save_figure(fig, path, tight=True)  # long class names with their counts reach past the figure

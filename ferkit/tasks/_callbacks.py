@@ -25,7 +25,7 @@ class MetricsTable(Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        row = {"epoch": float(trainer.current_epoch + 1), "step": float(trainer.global_step)}
+        row = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
         row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name != "loss"}
         self.rows = [*(old for old in self.rows if old["epoch"] < row["epoch"]), row]
         self.write()

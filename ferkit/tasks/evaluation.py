@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,15 @@ def score(probabilities: Tensor, dataset: Any) -> dict[str, float]:
 
 
 def evaluate(run: str, data: DataOptions, split: str = "validation", batch_size: int = 256) -> dict[str, float]:
-    """Score the run in folder ``run`` on a split of any dataset with its classes.
+    """Score the run in folder ``run`` on a split of any dataset with its classes, at the size it was trained with.
 
     Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and returns the figures.
     """
     folder = Run(Path(run))
     recipe = load_recipe(folder)
-    dataset = build_dataset(data, split, classes=folder.read_config()["classes"])
+    config = folder.read_config()
+    data = replace(data, size=config["size"], synthetic_classes=config["synthetic_classes"])
+    dataset = build_dataset(data, split, classes=config["classes"])
     probabilities = predict(recipe, dataset, batch_size)
     figures = score(probabilities, dataset)
     name = f"{data.data}-{split}"

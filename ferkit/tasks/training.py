@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import torch
+import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
+from ferkit.blocks.pretrained import read_checkpoint
 from ferkit.checks import check_choice, check_number
 from ferkit.recipes import Recipe
 from ferkit.reports import plot_curves, write_json
@@ -85,38 +87,45 @@ def train(
     recipe_options = {key: value for key, value in recipe.hparams.items() if key not in ("num_classes", "seed")}
     data = replace(data, classes=list(training.classes))
     config = {"method": method, **asdict(data), **settings, **recipe_options}
+    trainer, table = make_trainer(run, fit)
     checkpoint = run.claim(config, fit.resume)
+    if checkpoint is not None:
+        read_checkpoint(checkpoint)
     if recipe.load_report is not None:
         print(recipe.load_report)
-    trainer, table = make_trainer(run, fit)
-    trainer.fit(
-        recipe,
-        loader,
-        DataLoader(validation, 256),
-        ckpt_path=None if checkpoint is None else str(checkpoint),
-        weights_only=True,
-    )
-    if trainer.interrupted:
-        raise OSError(f"interrupted; continue with --out {run.folder} --resume true")
+    resume_from = None if checkpoint is None else str(checkpoint)
+    trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)
     return finish(run, recipe, training, validation, table)
 
 
 def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:
     """Batches of the training set in the order of the seed."""
-    if fit.sampler == "coverage":
-        sampler = ClassCoverageBatchSampler(
-            dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
-        )
-        return DataLoader(dataset, batch_sampler=sampler, num_workers=fit.workers)
-    generator = torch.Generator().manual_seed(fit.seed)
-    return DataLoader(
-        dataset,
-        fit.batch_size,
-        shuffle=True,
-        generator=generator,
-        num_workers=fit.workers,
-        drop_last=len(dataset) > fit.batch_size,
+    coverage = ClassCoverageBatchSampler(  # made in any case: a class without an image is told now
+        dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
     )
+    if fit.sampler == "coverage":
+        return DataLoader(dataset, batch_sampler=coverage, num_workers=fit.workers)
+    sampler = ShuffleBatchSampler(len(dataset), fit.batch_size, fit.seed)
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=fit.workers)
+
+
+class ShuffleBatchSampler(Sampler[list[int]]):
+    """Each image once an epoch, in an order of (seed, epoch), so that a resumed run continues it."""
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        self.size, self.batch_size, self.seed, self.epoch = size, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        # A last batch of one or two images would spoil batch statistics.
+        return max(self.size // self.batch_size, 1)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        for batch in range(len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 
 
 def make_trainer(run: Run, fit: FitOptions) -> tuple[lightning.Trainer, MetricsTable]:
@@ -125,19 +134,22 @@ def make_trainer(run: Run, fit: FitOptions) -> tuple[lightning.Trainer, MetricsT
     keep = ModelCheckpoint(
         run.checkpoint.parent, run.checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
-    trainer = lightning.Trainer(
-        max_epochs=fit.epochs,
-        accelerator=fit.accelerator,
-        devices=1,
-        precision=fit.precision,
-        callbacks=[table, keep],
-        plugins=[AtomicCheckpointIO()],
-        logger=False,
-        enable_progress_bar=fit.progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=str(run.folder),
-    )
+    try:
+        trainer = lightning.Trainer(
+            max_epochs=fit.epochs,
+            accelerator=fit.accelerator,
+            devices=1,
+            precision=fit.precision,
+            callbacks=[table, keep],
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_progress_bar=fit.progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=str(run.folder),
+        )
+    except MisconfigurationException as error:
+        raise ValueError(f"accelerator: {fit.accelerator!r} cannot be used here ({error})") from error
     return trainer, table
 
 
@@ -146,9 +158,10 @@ def finish(run: Run, recipe: Recipe, training: Any, validation: Any, table: Metr
     run.figures.mkdir(exist_ok=True)
     probabilities = predict(recipe, validation)
     figures = score(probabilities, validation)
-    figures |= review_labels(run, recipe, training)
     write_json(run.metrics_json, figures)
     table.write()
     plot_curves(run.metrics_csv, run.figures / "curves.png")
     confusion_figure(probabilities, validation, run.figures / "confusion.png")
+    figures |= review_labels(run, recipe, training)
+    write_json(run.metrics_json, figures)
     return figures

@@ -71,7 +71,7 @@ def test_ramps_in_epochs_and_as_a_share():
         assert by_epochs.ramps(epoch) == by_share.ramps(epoch)
     assert by_epochs.ramps(0)[0] == pytest.approx(math.exp(-0.64)) and by_epochs.ramps(4) == (1.0, 1.0)
     assert by_epochs.ramps(9)[1] == pytest.approx(math.exp(-0.25))
-    assert recipe(beta=5.0, beta_unit="epochs", ramp="released").ramps(0)[0] == pytest.approx(math.exp(-5 * 0.64))
+    assert recipe(beta=5.0, beta_unit="epochs", ramp="released").ramps(1)[0] == pytest.approx(math.exp(-5 * 0.64))
 
 
 @pytest.mark.parametrize("setting", sorted(SETTINGS))

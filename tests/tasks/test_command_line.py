@@ -16,6 +16,7 @@ from PIL import Image
 from ferkit.cli import main
 from ferkit.recipes import DMUE
 from ferkit.tasks.run import Run, load_recipe
+from ferkit.tasks.training import ShuffleBatchSampler
 
 SMALL = "--data synthetic --train-images 60 --validation-images 20 --batch-size 20 --progress false --accelerator cpu"
 
@@ -56,7 +57,7 @@ def test_run_folder(run):
     assert set(figures) == {*("images", "accuracy", "mean_class_accuracy", "total_variation", "kl", "flip_auc")}
     assert figures["images"] == 20 and 0 <= figures["accuracy"] <= 1 and figures["kl"] > 0
     rows = list(csv.DictReader((run / "metrics.csv").open()))
-    assert [row["epoch"] for row in rows] == ["1", "2"] and float(rows[1]["train_wce"]) > 0
+    assert [row["epoch"] for row in rows] == ["0", "1"] and float(rows[1]["train_wce"]) > 0
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["noise"] == 0.3 and config["seed"] == 1 and config["gamma"] is not None and config["method"] == "dmue"
 
@@ -151,6 +152,9 @@ def test_unreadable_image(folder, tmp_path, capsys):
         (f"train dmue {SMALL} --noise 1.5", "noise: expected a value in [0, 1]"),
         (f"train dmue {SMALL} --epochs 0", "epochs"),
         (f"train dmue {SMALL} --gamma -1", "gamma"),
+        (f"train dmue {SMALL} --normalize rows", "normalize: expected one of 'batch', 'subset', got 'rows'"),
+        (f"train dmue {SMALL} --accelerator tpu", "accelerator: 'tpu' cannot be used here"),
+        (f"train ce {SMALL} --sampler shuffle --train-images 3", "expected a sample"),
         ("evaluate nowhere", "expected a run folder"),
     ],
 )
@@ -169,6 +173,8 @@ def test_corrupt_checkpoint(run, tmp_path, capsys):
     whole = (run / "checkpoints" / "last.ckpt").read_bytes()
     (copy / "checkpoints" / "last.ckpt").write_bytes(whole[: len(whole) // 2])
     assert ferkit("evaluate", copy) == 2
+    assert "last.ckpt' is not a readable checkpoint" in capsys.readouterr().err
+    assert ferkit("train dmue", SMALL, "--noise 0.3 --epochs 2 --seed 1 --resume true --out", copy) == 2
     assert "last.ckpt' is not a readable checkpoint" in capsys.readouterr().err
 
 
@@ -189,6 +195,15 @@ def test_disk_full_while_writing_a_checkpoint(run, tmp_path):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=300)
     assert "could not be written" in result.stdout and "previous one is untouched" in result.stdout, result.stderr
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_shuffled_order_is_a_function_of_seed_and_epoch():
+    sampler = ShuffleBatchSampler(10, 4, seed=3)
+    first, again = list(sampler), list(ShuffleBatchSampler(10, 4, seed=3))
+    assert first == again and [len(batch) for batch in first] == [4, 4] and len(sampler) == 2
+    assert len({index for batch in first for index in batch}) == 8
+    sampler.set_epoch(1)
+    assert list(sampler) != first and [len(batch) for batch in ShuffleBatchSampler(3, 4, seed=0)] == [3]
 
 
 def test_help_explains_every_option(capsys):

@@ -153,7 +153,6 @@ def test_unreadable_image(folder, tmp_path, capsys):
         (f"train dmue {SMALL} --epochs 0", "epochs"),
         (f"train dmue {SMALL} --gamma -1", "gamma"),
         (f"train dmue {SMALL} --normalize rows", "normalize: expected one of 'batch', 'subset', got 'rows'"),
-        (f"train dmue {SMALL} --accelerator tpu", "accelerator: 'tpu' cannot be used here"),
         (f"train ce {SMALL} --sampler shuffle --train-images 3", "expected a sample"),
         ("evaluate nowhere", "expected a run folder"),
     ],
@@ -164,6 +163,13 @@ def test_bad_requests_are_one_line_and_leave_nothing(words, message, tmp_path, m
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ferkit: error")]
     assert len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to be had")
+def test_accelerator_that_is_not_there(tmp_path, capsys):
+    assert ferkit("train ce", SMALL, "--accelerator gpu --out", tmp_path / "out") == 2
+    assert "accelerator: 'gpu' cannot be used here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_corrupt_checkpoint(run, tmp_path, capsys):

@@ -17,7 +17,7 @@ $(VENV)/.torch:
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[all]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[train]"
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.torch $(SOURCES)

@@ -5,6 +5,7 @@ from ferkit.functional.latent import latent_distribution, latent_distribution_lo
 from ferkit.functional.preserving import msp_loss, similarity_preserving_loss
 from ferkit.functional.ramps import ramp_down, ramp_up
 from ferkit.functional.similarity import class_similarity
+from ferkit.ops import raise_label_errors
 
 __all__ = [
     "auxiliary_cross_entropy",
@@ -12,6 +13,7 @@ __all__ = [
     "latent_distribution",
     "latent_distribution_loss",
     "msp_loss",
+    "raise_label_errors",
     "ramp_down",
     "ramp_up",
     "sharpen",

@@ -1,7 +1,8 @@
 """The operators: one file each, the only users of torch.library. Private; `ferkit.functional` calls them."""
 
+from ferkit.kernels.flags import raise_label_errors
 from ferkit.ops.class_similarity import class_similarity
 from ferkit.ops.scaled_cross_entropy import scaled_cross_entropy
 from ferkit.ops.similarity_preserving import similarity_preserving
 
-__all__ = ["class_similarity", "scaled_cross_entropy", "similarity_preserving"]
+__all__ = ["class_similarity", "raise_label_errors", "scaled_cross_entropy", "similarity_preserving"]

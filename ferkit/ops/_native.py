@@ -71,7 +71,8 @@ def _load(name: str) -> str | None:
 class Kernels:
     """``forward`` and ``backward`` of one native op, with the signatures of the eager ones."""
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: str, device_type: str = "cpu") -> None:
+        self.device_type = device_type
         self.forward = getattr(torch.ops.ferkit_native, op).default
         self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default
 

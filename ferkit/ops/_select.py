@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,17 +13,30 @@ import torch
 
 from ferkit.ops import _native
 
-__all__ = ["BACKENDS", "OPS", "can_run", "force", "kernel", "report", "why_not"]
+__all__ = ["BACKENDS", "OPS", "can_run", "force", "kernel", "report", "rows_limit", "why_not"]
 
 BACKENDS = ("native", "triton", "eager")  # in order of preference
 OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy")
 
-# What has a kernel so far; a new Triton or CUDA kernel becomes reachable by its entry here.
-_NATIVE = {"cpu": OPS, "cuda": ()}
+# What has a kernel; a new Triton or CUDA kernel becomes reachable by its entry here.
+_NATIVE: dict[str, tuple[str, ...]] = {"cpu": OPS, "cuda": ()}
 _TRITON: tuple[str, ...] = ()
 
-_forced: str | None = None
-_chosen: dict[tuple[str, str, torch.dtype], Any] = {}
+# Shape buckets: the most rows for which a device's native kernel is preferred (one block holds a branch); no entry: any.
+_NATIVE_ROWS = {("similarity_preserving", "cuda"): 288}
+
+_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float32, torch.float64)}
+
+
+def _from_environment() -> str | None:
+    name = os.environ.get("FERKIT_BACKEND", "")
+    if name not in ("", *BACKENDS):
+        raise ValueError(f"FERKIT_BACKEND: expected one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+    return name or None
+
+
+_forced = _from_environment()  # read once; `force` changes it for a block
+_chosen: dict[tuple[str, str, torch.dtype, bool], Any] = {}
 
 
 def why_not(op: str, backend: str, device_type: str = "cpu", dtype: torch.dtype = torch.float32) -> str | None:
@@ -36,18 +51,21 @@ def why_not(op: str, backend: str, device_type: str = "cpu", dtype: torch.dtype 
         raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     if op not in _NATIVE.get(device_type, ()):
         return f"no native kernel for {device_type}"
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in _DTYPES[device_type]:
         return f"the native kernel takes float32 and float64, not {dtype}"
     return _native.why_not(device_type)
 
 
 def _why_not_triton(op: str, device_type: str) -> str | None:
-    if device_type != "cuda":
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if device_type != "cuda" and not (device_type == "cpu" and interpreted):
         return f"Triton kernels run on cuda, not {device_type}"
     if op not in _TRITON:
         return "no Triton kernel yet"
     if importlib.util.find_spec("triton") is None:
         return 'Triton is not installed (pip install "ferkit[triton]")'
+    if device_type == "cuda" and not torch.cuda.is_available():
+        return "no CUDA device"
     return None
 
 
@@ -56,28 +74,32 @@ def can_run(op: str, backend: str, device_type: str = "cpu", dtype: torch.dtype 
     return why_not(op, backend, device_type, dtype) is None
 
 
-def kernel(op: str, device_type: str, dtype: torch.dtype) -> Any:
-    """The namespace (a module or `_native.Kernels`) with ``forward`` and ``backward`` of the chosen backend."""
+def kernel(op: str, device_type: str, dtype: torch.dtype, rows: int = 0) -> Any:
+    """The namespace (a module or `_native.Kernels`) with ``forward`` and ``backward`` of the backend for this batch."""
+    limit = _NATIVE_ROWS.get((op, device_type))
+    small = limit is None or rows <= limit
     try:
-        return _chosen[op, device_type, dtype]
+        return _chosen[op, device_type, dtype, small]
     except KeyError:
-        return _choose(op, device_type, dtype)
+        return _choose(op, device_type, dtype, small)
 
 
-def _choose(op: str, device_type: str, dtype: torch.dtype) -> Any:
-    order = BACKENDS if _forced is None else (_forced, "eager")
+def _choose(op: str, device_type: str, dtype: torch.dtype, small: bool) -> Any:
+    order = [name for name in (BACKENDS if _forced is None else (_forced, "eager")) if small or name != "native"]
+    if not small and _forced == "native":
+        order = ["triton", "eager"]
     backend = next(name for name in order if can_run(op, name, device_type, dtype))
     if backend == "native":
-        chosen: Any = _native.Kernels(op)
+        chosen: Any = _native.Kernels(op, device_type)
     else:
         chosen = importlib.import_module(f"ferkit.kernels.{backend}.{op}")
-    _chosen[op, device_type, dtype] = chosen
+    _chosen[op, device_type, dtype, small] = chosen
     return chosen
 
 
 @contextlib.contextmanager
 def force(backend: str | None) -> Iterator[None]:
-    """Prefer one backend inside the block (eager where it cannot run); for tests and measurements."""
+    """Prefer one backend inside the block (the next that can where it cannot); for tests and measurements."""
     global _forced
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
@@ -96,3 +118,8 @@ def report() -> dict[str, dict[str, dict[str, str | None]]]:
         op: {device: {backend: why_not(op, backend, device) for backend in BACKENDS} for device in ("cpu", "cuda")}
         for op in OPS
     }
+
+
+def rows_limit(op: str, device_type: str) -> int | None:
+    """The most rows for which the native kernel is preferred on this device; None: any number."""
+    return _NATIVE_ROWS.get((op, device_type))

@@ -54,7 +54,7 @@ def class_similarity(
 
 def _forward(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
     device_type = features.device.type
-    forward = _select.kernel("class_similarity", device_type, features.dtype).forward
+    forward = _select.kernel("class_similarity", device_type, features.dtype, features.shape[0]).forward
     return without_autocast(forward, device_type, features, labels, num_classes, include_self)
 
 
@@ -62,7 +62,7 @@ def _backward(
     grad: Tensor, features: Tensor, labels: Tensor, sums: Tensor, inverse: Tensor, num_classes: int, include_self: bool
 ) -> Any:
     device_type = features.device.type
-    backward = _select.kernel("class_similarity", device_type, features.dtype).backward
+    backward = _select.kernel("class_similarity", device_type, features.dtype, features.shape[0]).backward
     return without_autocast(backward, device_type, grad, features, labels, sums, inverse, num_classes, include_self)
 
 

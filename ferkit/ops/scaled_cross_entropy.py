@@ -41,13 +41,13 @@ def scaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, mean: bo
 
 def _forward(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> Any:
     device_type = logits.device.type
-    forward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype).forward
+    forward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype, logits.shape[0]).forward
     return without_autocast(forward, device_type, logits, scale, labels, mean)
 
 
 def _backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor, mean: bool) -> Any:
     device_type = logits.device.type
-    backward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype).backward
+    backward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype, logits.shape[0]).backward
     return without_autocast(backward, device_type, grad, logits, scale, labels, normaliser, mean)
 
 

@@ -65,14 +65,14 @@ def _kept(target: Tensor, auxiliary: Tensor, subset: bool, form: int) -> int:
     """Size of the state that the forward keeps for the backward; under torch.compile the backward forms it again."""
     if torch.compiler.is_compiling() or not needs_autograd(target, auxiliary):
         return 0
-    kernel = _select.kernel("similarity_preserving", target.device.type, target.dtype)
+    kernel = _select.kernel("similarity_preserving", target.device.type, target.dtype, target.shape[0])
     size: int = kernel.state_size(target, auxiliary, subset, _takes_gram(target, auxiliary, form))
     return size
 
 
 def _forward(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int) -> Any:
     device_type = target.device.type
-    forward = _select.kernel("similarity_preserving", device_type, target.dtype).forward
+    forward = _select.kernel("similarity_preserving", device_type, target.dtype, target.shape[0]).forward
     gram = _takes_gram(target, auxiliary, form)
     return without_autocast(forward, device_type, target, auxiliary, mask, subset, gram, kept)
 
@@ -81,7 +81,7 @@ def _backward(
     grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, state: Tensor, subset: bool, form: int
 ) -> Any:
     device_type = target.device.type
-    backward = _select.kernel("similarity_preserving", device_type, target.dtype).backward
+    backward = _select.kernel("similarity_preserving", device_type, target.dtype, target.shape[0]).backward
     gram = _takes_gram(target, auxiliary, form)
     return without_autocast(backward, device_type, grad, target, auxiliary, mask, state, subset, gram)
 

@@ -19,7 +19,8 @@ def test_report_names_every_backend():
             assert all(reason is None or (reason and "\n" not in reason) for reason in backends.values())
 
 
-def test_half_types_and_unknown_names():
+def test_half_types_and_unknown_names(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert "float16" in (_select.why_not("class_similarity", "native", "cpu", torch.float16) or "")
     assert not _select.can_run("class_similarity", "triton", "cpu")
     with pytest.raises(ValueError, match="backend: expected one of"):
@@ -35,6 +36,22 @@ def test_force_holds_inside_the_block_only():
     with _select.force("eager"):
         assert _select.kernel("class_similarity", "cpu", torch.float32).__name__.endswith("eager.class_similarity")
     assert type(_select.kernel("class_similarity", "cpu", torch.float32)) is type(before)
+
+
+def test_environment_names_a_backend(monkeypatch):
+    monkeypatch.setenv("FERKIT_BACKEND", "eager")
+    assert _select._from_environment() == "eager"
+    monkeypatch.setenv("FERKIT_BACKEND", "cublas")
+    with pytest.raises(ValueError, match="FERKIT_BACKEND: expected one of"):
+        _select._from_environment()
+
+
+def test_native_kernels_of_a_device_stop_at_their_rows(monkeypatch):
+    monkeypatch.setitem(_select._NATIVE_ROWS, ("class_similarity", "cpu"), 4)
+    with _select.force("native"):
+        small = _select.kernel("class_similarity", "cpu", torch.float32, 4)
+        large = _select.kernel("class_similarity", "cpu", torch.float32, 5)
+    assert large is not small and type(large).__name__ == "module"
 
 
 @pytest.fixture

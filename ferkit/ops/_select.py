@@ -22,7 +22,7 @@ OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy")
 _NATIVE: dict[str, tuple[str, ...]] = {"cpu": OPS, "cuda": ()}
 _TRITON: tuple[str, ...] = ()
 
-# Shape buckets: the most rows for which a device's native kernel is preferred (one block holds a branch); no entry: any.
+# Shape buckets: up to how many rows a device prefers its native kernel (one block holds a branch); no entry: any.
 _NATIVE_ROWS = {("similarity_preserving", "cuda"): 288}
 
 _DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": (torch.float32, torch.float64)}

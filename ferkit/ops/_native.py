@@ -16,7 +16,7 @@ __all__ = ["Kernels", "build_info", "why_not"]
 
 _PACKAGE = Path(ferkit.__file__).resolve().parent
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
-ABI = 2  # raised with every change of a native schema; setup.py writes it into the build metadata
+ABI = 3  # raised with every change of a native schema; setup.py writes it into the build metadata
 MINIMUM_TORCH = (2, 11)  # the stable ABI the libraries are built against
 
 

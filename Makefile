@@ -9,19 +9,20 @@ SOURCES = setup.py pyproject.toml $(shell find csrc -type f)
 
 all: $(VENV)/.ready
 
+# --no-compile: most of what is installed is never imported, and compiling it takes longer than copying it.
 # The torch that is installed must be the one ferkit is built against, hence --no-build-isolation.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77"
-	$(BIN)/python -m pip install --quiet torch torchvision numpy
+	$(BIN)/python -m pip install --quiet --no-compile torch torchvision numpy
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[train]"
+	$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --editable ".[train]"
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[all,test]"
+	$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --editable ".[all,test]"
 	@touch $(VENV)/.ready $@
 
 demo: $(VENV)/.ready

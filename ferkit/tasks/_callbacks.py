@@ -26,7 +26,11 @@ class MetricsTable(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         row = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
-        row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name != "loss"}
+        # The trainer keeps the figures of the last validation; they belong to the epoch that made them.
+        stale = (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) != 0
+        for name, value in sorted(trainer.callback_metrics.items()):
+            if name != "loss" and not (stale and name.startswith("val_")):
+                row[name] = float(value)
         self.rows = [*(old for old in self.rows if old["epoch"] < row["epoch"]), row]
         self.write()
 

@@ -48,7 +48,9 @@ def demo(
     figures, start = {}, time.perf_counter()
     for method, name in (("ce", "cross-entropy"), ("dmue", "DMUE")):
         print(f"Training {name} on {train_images} rendered faces, {noise:.0%} of the labels flipped.", flush=True)
-        fit = FitOptions(epochs=epochs, seed=seed, out=str(folder / method), accelerator="cpu", progress=progress)
+        fit = FitOptions(
+            epochs=epochs, seed=seed, out=str(folder / method), accelerator="cpu", progress=progress, validate_every=2
+        )
         figures[name] = train(method, data, fit)
     columns = {"method": "method", **COLUMNS}
     table = comparison_table([{"method": name, **values} for name, values in figures.items()], columns)

@@ -43,6 +43,7 @@ class FitOptions:
         precision: Lightning's: 32-true, bf16-mixed, 16-mixed.
         workers: processes that load images.
         progress: show progress bars.
+        validate_every: score the validation set after every so many epochs.
     """
 
     epochs: int = 20
@@ -56,9 +57,10 @@ class FitOptions:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = 0
     progress: bool = True
+    validate_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "validate_every"):
             check_number(getattr(self, name), name, 1, integer=True)
         for name in ("min_per_class", "seed", "workers"):
             check_number(getattr(self, name), name, 0, integer=True)
@@ -66,7 +68,7 @@ class FitOptions:
 
 
 # What a run may be continued with in another way: none of these changes the result.
-FREE = ("out", "resume", "accelerator", "workers", "progress")
+FREE = ("out", "resume", "accelerator", "workers", "progress", "validate_every")
 
 
 def train(
@@ -146,6 +148,7 @@ def make_trainer(run: Run, fit: FitOptions) -> tuple[lightning.Trainer, MetricsT
             enable_progress_bar=fit.progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            check_val_every_n_epoch=fit.validate_every,
             default_root_dir=str(run.folder),
         )
     except MisconfigurationException as error:

@@ -96,6 +96,14 @@ def test_config_of_a_run_is_a_config_for_a_run(run, tmp_path):
     assert (again / "config.yaml").read_text() == (run / "config.yaml").read_text()
 
 
+def test_validation_every_other_epoch(tmp_path):
+    words = "--epochs 3 --validate-every 2 --backbone small --out"
+    assert ferkit("train ce", SMALL, words, tmp_path / "ce") == 0
+    rows = list(csv.DictReader((tmp_path / "ce" / "metrics.csv").open()))
+    assert [bool(row["val_accuracy"]) for row in rows] == [False, True, False]
+    assert all(row["train_loss"] for row in rows)
+
+
 def test_resume_continues_the_same_run(run, tmp_path, monkeypatch):
     cut = tmp_path / "cut"
     words = ("train dmue", SMALL, "--noise 0.3 --epochs 2 --seed 1 --out", cut)

@@ -8,6 +8,18 @@ STABLE_TORCH_LIBRARY(ferkit_native, m) {
   m.def(
       "class_similarity_backward(Tensor grad, Tensor features, Tensor labels, Tensor sums, Tensor inverse,"
       " int num_classes, bool include_self) -> Tensor");
+  m.def(
+      "concordance(Tensor prediction, Tensor target, Tensor? weight, bool released, bool loss, bool mean)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "concordance_backward(Tensor grad, Tensor prediction, Tensor target, Tensor? weight, Tensor state, bool released,"
+      " bool loss, bool mean, bool with_target) -> (Tensor, Tensor)");
+  m.def(
+      "neighbor_divergence(Tensor logits, Tensor neighbor_logits, Tensor weight, bool mean)"
+      " -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "neighbor_divergence_backward(Tensor grad, Tensor logits, Tensor neighbor_logits, Tensor weight, Tensor residual,"
+      " Tensor divergence, bool mean, bool neighbors) -> (Tensor, Tensor, Tensor)");
   m.def("scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels, bool mean) -> (Tensor, Tensor)");
   m.def(
       "scaled_cross_entropy_backward(Tensor grad, Tensor logits, Tensor scale, Tensor labels, Tensor normaliser,"

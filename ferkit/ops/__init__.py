@@ -2,7 +2,9 @@
 
 from ferkit.kernels.flags import raise_label_errors
 from ferkit.ops.class_similarity import class_similarity
+from ferkit.ops.concordance import concordance
+from ferkit.ops.neighbor_divergence import neighbor_divergence
 from ferkit.ops.scaled_cross_entropy import scaled_cross_entropy
 from ferkit.ops.similarity_preserving import similarity_preserving
 
-__all__ = ["class_similarity", "raise_label_errors", "scaled_cross_entropy", "similarity_preserving"]
+__all__ = ["class_similarity", "concordance", "raise_label_errors", "scaled_cross_entropy", "similarity_preserving"]

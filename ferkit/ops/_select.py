@@ -16,7 +16,7 @@ from ferkit.ops import _native
 __all__ = ["BACKENDS", "OPS", "can_run", "force", "kernel", "report", "rows_limit", "why_not"]
 
 BACKENDS = ("native", "triton", "eager")  # in order of preference
-OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy")
+OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy", "neighbor_divergence", "concordance")
 
 # What has a kernel; a new Triton or CUDA kernel becomes reachable by its entry here.
 _NATIVE: dict[str, tuple[str, ...]] = {"cpu": OPS, "cuda": ()}

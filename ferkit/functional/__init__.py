@@ -1,5 +1,6 @@
 """Losses and their parts as functions: argument checks, precision, weights and reduction over the operators."""
 
+from ferkit.functional.concordance import concordance, concordance_loss
 from ferkit.functional.cross_entropy import auxiliary_cross_entropy, weighted_logit_cross_entropy
 from ferkit.functional.latent import latent_distribution, latent_distribution_loss, sharpen
 from ferkit.functional.preserving import msp_loss, similarity_preserving_loss
@@ -10,6 +11,8 @@ from ferkit.ops import raise_label_errors
 __all__ = [
     "auxiliary_cross_entropy",
     "class_similarity",
+    "concordance",
+    "concordance_loss",
     "latent_distribution",
     "latent_distribution_loss",
     "msp_loss",

@@ -1,6 +1,7 @@
 """Losses as nn.Modules, each usable alone: ``from ferkit.losses import MSPLoss``."""
 
 from ferkit.losses.auxiliary_cross_entropy import AuxiliaryCrossEntropy
+from ferkit.losses.ccc import CCCLoss
 from ferkit.losses.latent_distribution import LatentDistributionLoss
 from ferkit.losses.msp import MSPLoss
 from ferkit.losses.similarity_preserving import SimilarityPreservingLoss
@@ -8,6 +9,7 @@ from ferkit.losses.weighted_logit_cross_entropy import WeightedLogitCrossEntropy
 
 __all__ = [
     "AuxiliaryCrossEntropy",
+    "CCCLoss",
     "LatentDistributionLoss",
     "MSPLoss",
     "SimilarityPreservingLoss",

@@ -7,4 +7,11 @@ from ferkit.ops.neighbor_divergence import neighbor_divergence
 from ferkit.ops.scaled_cross_entropy import scaled_cross_entropy
 from ferkit.ops.similarity_preserving import similarity_preserving
 
-__all__ = ["class_similarity", "concordance", "raise_label_errors", "scaled_cross_entropy", "similarity_preserving"]
+__all__ = [
+    "class_similarity",
+    "concordance",
+    "neighbor_divergence",
+    "raise_label_errors",
+    "scaled_cross_entropy",
+    "similarity_preserving",
+]

@@ -44,6 +44,12 @@ class Case:
     bound: Callable[[Arguments], Callable[[], object]] | None = None  # work that no implementation can avoid
     bound_name: str = ""
     compile: bool = True
+    replay: tuple[str, ...] = (
+        "ours",
+        "textbook",
+        "compiled",
+        "bound",
+    )  # not a peer that waits for the host
     rounds: int = 200  # fewer where the textbook takes seconds
     dtype: str = "float32"
     tf32: bool = False
@@ -53,7 +59,9 @@ class Case:
 
     @property
     def name(self) -> str:
-        return " ".join([self.op, self.shape, *([] if self.dtype == "float32" else [self.dtype]), *["tf32"][: self.tf32]])
+        return " ".join(
+            [self.op, self.shape, *([] if self.dtype == "float32" else [self.dtype]), *["tf32"][: self.tf32]]
+        )
 
     @property
     def exact(self) -> Function:

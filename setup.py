@@ -4,6 +4,7 @@ FERKIT_BUILD=auto  (default) what the machine allows; what fails to build is lef
              off   pure Python
              cpu   _C only, and fail if it cannot be built
              cuda  _C and _C_cuda, and fail if they cannot be built
+FERKIT_WERROR=1        warnings of nvcc and of its host compiler are errors
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 MODE = os.environ.get("FERKIT_BUILD", "auto").lower()
 TARGET = "0x020b000000000000"  # the stable ABI of torch 2.11: one binary for it and everything later
-HEADERS = ["csrc/cpu/simd.h", "csrc/cpu/tensors.h", "csrc/cpu/tiles.h"]
+HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*/*.*h"))  # .h and .cuh
+WERROR = ["-Werror", "all-warnings"] if os.environ.get("FERKIT_WERROR", "0") != "0" else []
 REASONS: dict[str, str] = {}
 BUILT: list[str] = []
 
@@ -115,7 +117,11 @@ def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
                 "ferkit._C_cuda",
                 sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*.cu")),
                 define_macros=[*macros, ("USE_CUDA", "1")],
-                extra_compile_args={"cxx": [*flags, "-g0"], "nvcc": ["-O3", "-std=c++17"]},
+                extra_compile_args={
+                    "cxx": [*flags, "-g0"],
+                    "nvcc": ["-O3", "-std=c++17", "-Xcompiler", "-Wall,-fvisibility=hidden", *WERROR],
+                },
+                depends=HEADERS,
                 py_limited_api=True,
             )
         )

@@ -30,4 +30,12 @@ STABLE_TORCH_LIBRARY(ferkit_native, m) {
   m.def(
       "similarity_preserving_backward(Tensor grad, Tensor target, Tensor auxiliary, Tensor mask, Tensor kept,"
       " bool subset, bool gram) -> (Tensor, Tensor)");
+  // The CUDA kernels of similarity_preserving run block by block on the CPU, for the tests.
+  m.def(
+      "similarity_preserving_blocks(Tensor target, Tensor auxiliary, Tensor mask, bool subset, bool gram, int kept)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "similarity_preserving_blocks_backward(Tensor grad, Tensor target, Tensor auxiliary, Tensor mask, Tensor kept,"
+      " bool subset, bool gram) -> (Tensor, Tensor)");
+  m.def("block_neighbours(int threads, bool wait) -> int");
 }

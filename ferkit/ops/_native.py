@@ -40,6 +40,8 @@ def why_not(device_type: str) -> str | None:
         return f"{name} was not built: {info.get('reasons', {}).get(name, 'no reason recorded')}"
     if device_type == "cuda" and not torch.cuda.is_available():
         return "no CUDA device"
+    if device_type == "cuda" and why_not("cpu") is not None:  # its schemas are those of the CPU library
+        return f"_C is needed too: {why_not('cpu')}"
     problem = _mismatch(info) or _load(name)
     if problem is not None:
         warnings.warn(f"ferkit: {name} is not used, the eager kernels are: {problem}", RuntimeWarning, stacklevel=2)
@@ -76,10 +78,15 @@ class Kernels:
         self.forward = getattr(torch.ops.ferkit_native, op).default
         self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default
 
-    @staticmethod
-    def state_size(target: torch.Tensor, auxiliary: torch.Tensor, subset: bool, gram: bool) -> int:
-        """float64 numbers that similarity_preserving keeps for its backward; csrc/cpu counts the same."""
+    def state_size(self, target: torch.Tensor, auxiliary: torch.Tensor, subset: bool, gram: bool) -> int:
+        """float64 numbers that similarity_preserving keeps for its backward; csrc counts the same."""
         (size, wide), (branches, _, width) = target.shape, auxiliary.shape
+        if (
+            self.device_type == "cuda"
+        ):  # csrc/common/similarity_preserving_block.h: the Gram form, whatever is asked for
+            padded, item = -(-size // 4) * 4, target.element_size() if gram else 8
+            groups = 1 if size <= 128 else -(-size // 32)
+            return (branches + 1) * size * padded * item // 8 + branches * (5 * padded + 1 + groups)
         sides = branches + (branches if subset else 1)
         if gram:
             padded = -(-size // 8) * 8

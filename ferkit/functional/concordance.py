@@ -40,6 +40,7 @@ def concordance(
     Raises:
         TypeError, ValueError: for wrong dtypes, shapes, devices, choices, or a negative weight.
 
+    >>> import torch
     >>> prediction = torch.tensor([[0.0, 0.1], [0.5, 0.2], [1.0, 0.9]])
     >>> target = torch.tensor([[0.0, 0.1], [0.5, 0.2], [0.7, -0.9]])
     >>> concordance(prediction, target)
@@ -75,6 +76,7 @@ def concordance_loss(
     Raises:
         TypeError, ValueError: for wrong dtypes, shapes, devices, choices, or a negative weight.
 
+    >>> import torch
     >>> concordance_loss(torch.tensor([[0.0], [0.5], [1.0]]), torch.tensor([[0.0], [0.5], [0.7]]))
     tensor(0.1139)
     """

@@ -1,6 +1,8 @@
 // Small helpers over the stable tensor: checks that name the argument, contiguous views, typed pointers.
 #pragma once
 
+#include "../common/stable.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -1,6 +1,8 @@
 // Where a launch goes: the device of a tensor, made current, and the stream that torch uses there.
 #pragma once
 
+#include "../common/stable.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/tensor.h>

@@ -1,11 +1,9 @@
-// The CUDA library. Kernels come one file an op, csrc/cuda/<op>.cu, and register under the schemas of csrc/cpu; until
-// then it holds one op that proves the build: y = x + 1.
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+// The CUDA library. Kernels come one file an op, csrc/cuda/<op>.cu, and register under the schemas of csrc/cpu. Here is
+// one op that proves a build, a device and a stream, whatever the others do: y = x + 1.
+#include "launch.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <cuda_runtime.h>
 
 namespace ferkit {
 namespace {
@@ -18,13 +16,11 @@ __global__ void increment_kernel(const float* from, float* to, int64_t size) {
 torch::stable::Tensor self_test(torch::stable::Tensor x) {
   STD_TORCH_CHECK(x.is_cuda() && x.is_contiguous(), "x: expected a contiguous CUDA tensor");
   STD_TORCH_CHECK(x.scalar_type() == torch::headeronly::ScalarType::Float, "x: expected float32");
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const Place place(x);
   torch::stable::Tensor y = torch::stable::empty_like(x);
   const int64_t size = x.numel();
   if (size == 0) return y;
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-  increment_kernel<<<static_cast<unsigned>((size + 255) / 256), 256, 0, static_cast<cudaStream_t>(stream)>>>(
+  increment_kernel<<<static_cast<unsigned>((size + 255) / 256), 256, 0, place.stream()>>>(
       static_cast<const float*>(x.data_ptr()), static_cast<float*>(y.data_ptr()), size);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return y;

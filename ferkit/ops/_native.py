@@ -81,9 +81,7 @@ class Kernels:
     def state_size(self, target: torch.Tensor, auxiliary: torch.Tensor, subset: bool, gram: bool) -> int:
         """float64 numbers that similarity_preserving keeps for its backward; csrc counts the same."""
         (size, wide), (branches, _, width) = target.shape, auxiliary.shape
-        if (
-            self.device_type == "cuda"
-        ):  # csrc/common/similarity_preserving_block.h: the Gram form, whatever is asked for
+        if self.device_type == "cuda":  # the Gram form, in float64 where the other is asked for
             padded, item = -(-size // 4) * 4, target.element_size() if gram else 8
             groups = 1 if size <= 128 else -(-size // 32)
             return (branches + 1) * size * padded * item // 8 + branches * (5 * padded + 1 + groups)

@@ -19,7 +19,7 @@ BACKENDS = ("native", "triton", "eager")  # in order of preference
 OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy", "neighbor_divergence", "concordance")
 
 # What has a kernel; a new Triton or CUDA kernel becomes reachable by its entry here.
-_NATIVE: dict[str, tuple[str, ...]] = {"cpu": OPS, "cuda": ()}
+_NATIVE: dict[str, tuple[str, ...]] = {"cpu": OPS, "cuda": ("similarity_preserving",)}
 _TRITON: tuple[str, ...] = ()
 
 # Shape buckets: up to how many rows a device prefers its native kernel (one block holds a branch); no entry: any.

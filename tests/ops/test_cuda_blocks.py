@@ -88,9 +88,7 @@ def test_matches_eager(sizes, subset):
         got = both(*narrow, arguments[2], subset)
         assert all(part.dtype == torch.float32 for part in got)
         assert_near(got, want, 2e-5)
-        got = both(
-            *narrow, arguments[2], subset, gram=False
-        )  # float64 inside: only the rounding of the results is left
+        got = both(*narrow, arguments[2], subset, gram=False)  # float64 inside
         assert all(part.dtype == torch.float32 for part in got)
         assert_near(got, want, 1e-6)
 

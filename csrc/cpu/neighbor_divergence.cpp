@@ -7,6 +7,26 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 13;  // logits worth a thread
 
+// One integer a lane, all bits set or none: built by scalar code, because GCC takes a comparison of vectors apart, lane by
+// lane, wherever it is not the condition of one `?:`.
+template <typename T>
+struct MaskOf {
+  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Int;
+  typedef Int type __attribute__((vector_size(kVectorBytes)));
+};
+template <typename T>
+using Mask = typename MaskOf<T>::type;
+
+template <typename T>
+FERKIT_INLINE Vec<T> keep(const Mask<T>& mask, const Vec<T>& v) {
+  Mask<T> bits;
+  std::memcpy(&bits, &v, sizeof(bits));
+  bits = bits & mask;
+  Vec<T> result;
+  std::memcpy(&result, &bits, sizeof(bits));
+  return result;
+}
+
 // log for float lanes of normal positive numbers, 1 ulp or so; NaN stays NaN.
 FERKIT_INLINE void log_lanes(Vec<float>& x) {
   typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
@@ -117,7 +137,7 @@ struct Block {
     shift = (largest - top) + (total - log_total);
   }
 
-  // q and log q - log p (0 where q is 0) of class c of the present neighbour.
+  // q and log q - log p of class c of the present neighbour; any finite number in place of the latter where q is 0.
   FERKIT_INLINE void at(int64_t c, const Vec<T>& share, const Vec<T>& shift, Vec<T>& q, Vec<T>& ratio) const {
     constexpr int L = Simd<T>::lanes;
     Vec<T> v, z;
@@ -126,7 +146,7 @@ struct Block {
     load<T>(q, shares + c * L);
     q = q * share;
     ratio = (v - z) - shift;
-    ratio = q == Vec<T>{} ? Vec<T>{} : ratio;
+    ratio = q > Vec<T>{} ? ratio : Vec<T>{} + T(1);
   }
 };
 
@@ -136,33 +156,40 @@ FERKIT_INLINE void loss_rows(
     const T* weight, T* loss, T* residual, T* divergence, T* scratch) {
   constexpr int L = Simd<T>::lanes;
   Block<T> block(scratch, classes);
-  const Vec<T> zero = {};
   for (int64_t n = begin; n < end; n += L) {
     const int used = static_cast<int>(end - n < L ? end - n : L);
     block.begin(logits + n * classes, used, classes);
     Vec<T> sum = {};
     for (int64_t k = 0; k < count; ++k) {
-      Vec<T> w = {}, share, shift, value = {};
-      for (int i = 0; i < used; ++i) w[i] = weight[(n + i) * count + k];
+      T lanes[L] = {};
+      Vec<T> w, share, shift, value = {};
+      typename MaskOf<T>::Int present[L] = {};
+      for (int i = 0; i < used; ++i) {
+        lanes[i] = weight[(n + i) * count + k];
+        present[i] = lanes[i] == T(0) ? 0 : -1;
+      }
+      load<T>(w, lanes);
+      Mask<T> mask;
+      std::memcpy(&mask, present, sizeof(mask));
       block.next(neighbors + (n * count + k) * classes, count * classes, used, classes, share, shift);
       for (int64_t c = 0; c < classes; ++c) {
         Vec<T> q, r, p, d;
         block.at(c, share, shift, q, r);
         load<T>(p, block.p + c * L);
         load<T>(d, block.residual + c * L);
-        const Vec<T> size = r < zero ? -r : r;
-        const Vec<T> far = q * r + (p - q);
-        Vec<T> near = q * excess<T>(r);
-        near = q > zero ? near : far;
-        value += size < T(0.25) ? near : far;
-        store<T>(block.residual + c * L, d + (w == zero ? zero : w * (p - q)));
+        const Vec<T> near = q * excess<T>(r), far = q * r + (p - q);
+        value += r * r < Vec<T>{} + T(0.0625) ? near : far;
+        store<T>(block.residual + c * L, d + keep<T>(mask, w * (p - q)));
       }
-      value = w == zero ? zero : value;
-      sum += w == zero ? zero : w * value;
-      for (int i = 0; i < used; ++i) divergence[(n + i) * count + k] = factor * value[i];
+      value = keep<T>(mask, value);
+      sum += keep<T>(mask, w * value);
+      store<T>(lanes, value * factor);
+      for (int i = 0; i < used; ++i) divergence[(n + i) * count + k] = lanes[i];
     }
+    T losses[L];
+    store<T>(losses, sum);
     for (int i = 0; i < used; ++i) {
-      loss[n + i] = sum[i];
+      loss[n + i] = losses[i];
       for (int64_t c = 0; c < classes; ++c) residual[(n + i) * classes + c] = factor * block.residual[c * L + i];
     }
   }
@@ -178,12 +205,13 @@ FERKIT_INLINE void gradient_rows(
     const int used = static_cast<int>(end - n < L ? end - n : L);
     block.begin(logits + n * classes, used, classes);
     for (int64_t k = 0; k < count; ++k) {
-      Vec<T> w = {}, own = {}, share, shift;
+      T along[L] = {}, values[L] = {};
+      Vec<T> w, own, share, shift;
       for (int i = 0; i < used; ++i) {
-        const T value = weight[(n + i) * count + k];
-        w[i] = value == T(0) ? T(0) : value * grad[(n + i) * every];
-        own[i] = divergence[(n + i) * count + k];
+        along[i] = weight[(n + i) * count + k] * grad[(n + i) * every];
+        values[i] = divergence[(n + i) * count + k];
       }
+      load<T>(w, along), load<T>(own, values);
       block.next(neighbors + (n * count + k) * classes, count * classes, used, classes, share, shift);
       for (int64_t c = 0; c < classes; ++c) {
         Vec<T> q, r;

@@ -37,10 +37,19 @@ def report() -> str:
     lines += ["", "operators"]
     for operator, devices in _select.report().items():
         for device, backends in devices.items():
-            taken = next((name for name, reason in backends.items() if reason is None), "none")
-            lines.append(f"  {operator} on {device}: {taken}")
-            lines += [f"    {name}: {reason}" for name, reason in backends.items() if reason is not None]
+            limit = _select.rows_limit(operator, device)
+            lines.append(f"  {operator} on {device}: {_taken(backends, limit)}")
+            names = {name: f"{name} (up to {limit} rows)" if name == "native" and limit else name for name in backends}
+            lines += [f"    {names[name]}: {reason}" for name, reason in backends.items() if reason is not None]
     return "\n".join(lines)
+
+
+def _taken(backends: dict[str, str | None], limit: int | None) -> str:
+    """The backend in use, or the two where the native kernel is for small batches."""
+    able = [name for name, reason in backends.items() if reason is None] or ["none"]
+    if able[0] == "native" and limit is not None and len(able) > 1:
+        return f"native up to {limit} rows, {able[1]} beyond"
+    return able[0]
 
 
 def _version(package: str) -> str | None:

@@ -3,6 +3,7 @@
 from ferkit.functional.concordance import concordance, concordance_loss
 from ferkit.functional.cross_entropy import auxiliary_cross_entropy, weighted_logit_cross_entropy
 from ferkit.functional.latent import latent_distribution, latent_distribution_loss, sharpen
+from ferkit.functional.neighbor import neighbor_guidance_loss
 from ferkit.functional.preserving import msp_loss, similarity_preserving_loss
 from ferkit.functional.ramps import ramp_down, ramp_up
 from ferkit.functional.similarity import class_similarity
@@ -16,6 +17,7 @@ __all__ = [
     "latent_distribution",
     "latent_distribution_loss",
     "msp_loss",
+    "neighbor_guidance_loss",
     "raise_label_errors",
     "ramp_down",
     "ramp_up",

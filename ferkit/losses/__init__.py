@@ -4,6 +4,7 @@ from ferkit.losses.auxiliary_cross_entropy import AuxiliaryCrossEntropy
 from ferkit.losses.ccc import CCCLoss
 from ferkit.losses.latent_distribution import LatentDistributionLoss
 from ferkit.losses.msp import MSPLoss
+from ferkit.losses.neighbor_guidance import NeighborGuidanceLoss
 from ferkit.losses.similarity_preserving import SimilarityPreservingLoss
 from ferkit.losses.weighted_logit_cross_entropy import WeightedLogitCrossEntropy
 
@@ -12,6 +13,7 @@ __all__ = [
     "CCCLoss",
     "LatentDistributionLoss",
     "MSPLoss",
+    "NeighborGuidanceLoss",
     "SimilarityPreservingLoss",
     "WeightedLogitCrossEntropy",
 ]

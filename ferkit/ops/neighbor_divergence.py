@@ -29,7 +29,8 @@ def neighbor_divergence(logits: Tensor, neighbor_logits: Tensor, weight: Tensor,
     holds NaN. ``mean``: instead the mean over the N centres, a scalar (0 for N = 0), without a second op and its
     backward. float16 and bfloat16 are accumulated in float32, and under autocast the result is float32.
     """
-    arguments = (*map(autocast_to_float32, (logits, neighbor_logits, weight)), mean)
+    logits, neighbor_logits = autocast_to_float32(logits), autocast_to_float32(neighbor_logits)
+    arguments = (logits, neighbor_logits, autocast_to_float32(weight), mean)
     if not unobserved(logits, neighbor_logits, weight):
         loss: Tensor = _forward_op(*arguments)[0]
     elif needs_autograd(logits, neighbor_logits, weight):
@@ -70,9 +71,7 @@ def _along(grad: Tensor, derivative: Tensor, dtype: torch.dtype) -> Tensor:
     return product if product.dtype == dtype else product.to(dtype)
 
 
-def _forward_fake(
-    logits: Tensor, neighbor_logits: Tensor, weight: Tensor, mean: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(logits: Tensor, neighbor_logits: Tensor, weight: Tensor, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
     wide = accumulation_dtype(logits.dtype)
     loss = logits.new_empty(() if mean else logits.shape[:1])
     return loss, logits.new_empty(logits.shape, dtype=wide), weight.new_empty(weight.shape, dtype=wide)
@@ -113,7 +112,8 @@ class _NeighborDivergence(torch.autograd.Function):
         if direct and not for_neighbors:
             d_logits = _along(grad, saved[3], saved[0].dtype) if for_logits else None
             return None, d_logits, None, _along(grad, saved[4], saved[2].dtype) if for_weight else None, None
-        results = (_backward if direct else _backward_op)(grad, *saved, ctx.mean, for_neighbors)
+        arguments = (grad, *saved, ctx.mean, for_neighbors)
+        results = (_backward if direct else _backward_op)(*arguments)
         return None, results[0], results[1] if for_neighbors else None, results[2], None
 
 

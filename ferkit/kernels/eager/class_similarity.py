@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ferkit.checks import check_label_range
+from ferkit.kernels.eager._labels import check_and_flag, out_of_range
 
 EPS = 1e-12  # a shorter vector counts as a zero vector: cosine 0, gradient 0
 
@@ -38,11 +38,16 @@ def divisors(member: Tensor, include_self: bool) -> tuple[Tensor, Tensor]:
     return counts, torch.where(met > 0, 1 / met.clamp_min(1), 0)
 
 
+def _mark(values: Tensor, wrong: Tensor | None) -> Tensor:
+    """NaN in the rows whose label is out of range."""
+    return values if wrong is None else torch.where(wrong[:, None], torch.nan, values)
+
+
 def forward(
     features: Tensor, labels: Tensor, num_classes: int, include_self: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean (N, C), counts (C,), and for the backward class sums (C, D) and inverse norms (N,)."""
-    check_label_range(labels, num_classes)
+    wrong = check_and_flag(labels, num_classes)
     rows = labelled_rows(features, labels)
     inverse = inverse_norms(rows)
     unit = rows * inverse[:, None]
@@ -54,7 +59,8 @@ def forward(
         similarity = similarity - member * (unit * unit).sum(1, keepdim=True)
     similarity = similarity * scale
     labelled = (labels >= 0)[:, None]  # NaN class sums must not reach unlabelled rows through 0 * NaN
-    return torch.where(labelled, similarity, 0).to(features.dtype), counts, sums, inverse
+    similarity = torch.where(labelled, similarity, 0)
+    return _mark(similarity, wrong).to(features.dtype), counts, sums, inverse
 
 
 def backward(
@@ -77,7 +83,8 @@ def backward(
     if not include_self:
         d_unit = d_unit - 2 * (weight * member).sum(1, keepdim=True) * unit
     d_rows = inverse[:, None] * (d_unit - unit * (unit * d_unit).sum(1, keepdim=True))
-    return torch.where((labels >= 0)[:, None], d_rows, 0).to(features.dtype)
+    d_rows = torch.where((labels >= 0)[:, None], d_rows, 0)
+    return _mark(d_rows, out_of_range(labels, num_classes)).to(features.dtype)
 
 
 def variance(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Tensor:
@@ -114,4 +121,5 @@ def variance(features: Tensor, labels: Tensor, num_classes: int, include_self: b
             gap = (unit * unit).sum(1, keepdim=True) - unit @ (sums * every[:, None]).t()
             total = total - member * gap * gap * counts * scale
         result = total.clamp_min(0) * scale
-    return torch.where((labels >= 0)[:, None], result, 0).to(features.dtype)
+    result = torch.where((labels >= 0)[:, None], result, 0)
+    return _mark(result, out_of_range(labels, num_classes)).to(features.dtype)

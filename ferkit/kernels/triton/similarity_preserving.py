@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ferkit.kernels.eager import similarity_preserving as eager
+from ferkit.kernels.triton import similarity_preserving_blocks as factored_form
 from ferkit.kernels.triton import similarity_preserving_gram as gram_form
 from ferkit.kernels.triton.launch import Specimen, accumulation_dtype, dense
 
@@ -58,7 +58,7 @@ def _rounded(height: int) -> int:
 def state_size(target: Tensor, auxiliary: Tensor, subset: bool, gram: bool) -> int:
     """float64 numbers kept for the backward: even for the Gram form, odd for the factored one, never mistaken."""
     if not gram:
-        return eager.state_size()
+        return factored_form.state_size(target, auxiliary, subset)
     plan = _Plan(target.shape[0], auxiliary.shape[0], subset, target.dtype)
     return plan.length * (8 if plan.dtype == torch.float64 else 4) // 8
 
@@ -67,14 +67,13 @@ def forward(
     target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, gram: bool, kept: int
 ) -> tuple[Tensor, Tensor]:
     """Loss per branch (M,), and the state (kept,) for the backward."""
-    if not gram:
-        return eager.forward(target, auxiliary, mask, subset, gram, kept)
     state = target.new_empty(kept, dtype=torch.float64)
     loss = target.new_empty(auxiliary.shape[0])
     if target.shape[0] == 0 or auxiliary.shape[0] == 0:
         return loss.zero_(), state.zero_()
     with _device(target):
-        _gram_forward(target, auxiliary, _entries(mask), subset, loss, state)
+        run = _gram_forward if gram else factored_form.forward
+        run(target, auxiliary, _entries(mask), subset, loss, state)
     return loss, state
 
 
@@ -82,12 +81,11 @@ def backward(
     grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, state: Tensor, subset: bool, gram: bool
 ) -> tuple[Tensor, Tensor]:
     """d target and d auxiliary."""
-    if not gram:
-        return eager.backward(grad, target, auxiliary, mask, state, subset, gram)
     if target.shape[0] == 0 or auxiliary.shape[0] == 0:
         return target.new_zeros(target.shape), auxiliary.new_zeros(auxiliary.shape)
     with _device(target):
-        return _gram_backward(grad, target, auxiliary, _entries(mask), state, subset)
+        run = _gram_backward if gram else factored_form.backward
+        return run(grad, target, auxiliary, _entries(mask), subset, state)
 
 
 # ---- Gram form
@@ -135,7 +133,7 @@ def _gram_forward(
 
 
 def _gram_backward(
-    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, state: Tensor, subset: bool
+    grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     branches, size = mask.shape
     plan = _Plan(size, branches, subset, target.dtype)
@@ -182,4 +180,4 @@ def _by_chunks(
 
 def specimens() -> list[Specimen]:
     """Every kernel in the dtypes and launch buckets in use."""
-    return gram_form.specimens()
+    return gram_form.specimens() + factored_form.specimens()

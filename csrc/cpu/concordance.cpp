@@ -33,16 +33,24 @@ FERKIT_INLINE void block_sums(
   int64_t first = 0;
   *total = static_cast<double>(rows), *squares = static_cast<double>(rows);
   if (kWeighted) {
-    *total = *squares = 0;
-    for (int64_t n = rows; n-- > 0;) {
-      const double w = static_cast<double>(weight[n]);
-      first = w != 0 ? n : first;
+    double part[L] = {}, square[L] = {};
+    int64_t n = 0;
+    for (; n + L <= rows; n += L)
+      for (int j = 0; j < L; ++j) {
+        const double w = static_cast<double>(weight[n + j]);
+        part[j] += w, square[j] += w * w;
+      }
+    for (int j = 0; n + j < rows; ++j) {
+      const double w = static_cast<double>(weight[n + j]);
+      part[j] += w, square[j] += w * w;
     }
-    for (int64_t n = 0; n < rows; ++n) {
-      const double w = static_cast<double>(weight[n]);
-      *total += w, *squares += w * w;
-      for (int64_t t = 0; t < width; ++t) spread[n * width + t] = w;
-    }
+    *total = std::accumulate(part, part + L, 0.0), *squares = std::accumulate(square, square + L, 0.0);
+    while (first + 1 < rows && weight[first] == T(0)) ++first;
+    if (width == 2)  // valence and arousal: a loop that vectorises
+      for (n = 0; n < rows; ++n) spread[2 * n] = spread[2 * n + 1] = static_cast<double>(weight[n]);
+    else
+      for (n = 0; n < rows; ++n)
+        for (int64_t t = 0; t < width; ++t) spread[n * width + t] = static_cast<double>(weight[n]);
     for (int64_t i = count; i < padded; ++i) spread[i] = 0;
     if (*total == 0) {
       for (int64_t i = 0; i < kSums * width; ++i) sums[i] = 0;
@@ -54,14 +62,32 @@ FERKIT_INLINE void block_sums(
     start_x[i] = static_cast<double>(from_x[first * width + t]);
     start_y[i] = static_cast<double>(from_y[first * width + t]);
   }
-  double apart_of[2 * L];
+  if (kWeighted) {  // a row without weight may hold anything: the row taken off stands in for it, and for the padding
+    for (int64_t i = 0, k = 0; i < padded; i += L, k = k + L == period ? 0 : k + L) {
+      double u[L], v[L];
+      for (int j = 0; j < L; ++j) u[j] = start_x[k + j], v[j] = start_y[k + j];
+      if (i + L <= count)
+        for (int j = 0; j < L; ++j) {
+          const bool out = spread[i + j] == 0;
+          u[j] = out ? u[j] : static_cast<double>(from_x[i + j]);
+          v[j] = out ? v[j] : static_cast<double>(from_y[i + j]);
+        }
+      else
+        for (int64_t j = 0; i + j < count; ++j)
+          if (spread[i + j] != 0) u[j] = static_cast<double>(from_x[i + j]), v[j] = static_cast<double>(from_y[i + j]);
+      std::memcpy(x + i, u, sizeof(u)), std::memcpy(y + i, v, sizeof(v));
+    }
+  }
+  double apart_of[L];
   for (int64_t t = 0; t < width; ++t) sums[5 * width + t] = 0;
   for (int64_t p = 0; p < vectors; ++p) {
     Vec<double> a, b, total_x = {}, total_y = {}, apart = {};
     load<double>(a, start_x + p * L), load<double>(b, start_y + p * L);
     for (int64_t i = p * L; i < padded; i += period) {
       Vec<double> u, v, gap;
-      if (i + L <= count) {
+      if (kWeighted) {
+        load<double>(u, x + i), load<double>(v, y + i);
+      } else if (i + L <= count) {
         for (int j = 0; j < L; ++j) u[j] = static_cast<double>(from_x[i + j]);
         for (int j = 0; j < L; ++j) v[j] = static_cast<double>(from_y[i + j]);
       } else {  // the padding repeats the row taken off, and is 0 from here on
@@ -73,8 +99,7 @@ FERKIT_INLINE void block_sums(
       if (kWeighted) {
         Vec<double> w;
         load<double>(w, spread + i);
-        gap = w == 0.0 ? Vec<double>{} : gap * gap * w;
-        u = w == 0.0 ? Vec<double>{} : u, v = w == 0.0 ? Vec<double>{} : v;
+        gap = gap * gap * w;
         total_x += u * w, total_y += v * w;
       } else {
         if (i + L > count)

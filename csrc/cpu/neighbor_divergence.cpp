@@ -126,26 +126,28 @@ struct Block {
     log_total = total;
   }
 
-  // 1 / (sum of exponentials) of a neighbour, and what (v - z) exceeds log q - log p by.
+  // Of a neighbour: 1 / (sum of exponentials), and how far its largest logit and the sum's logarithm are off the centre's.
   FERKIT_INLINE void next(
-      const T* logits, int64_t pitch, int used, int64_t classes, Vec<T>& share, Vec<T>& shift) {
+      const T* logits, int64_t pitch, int used, int64_t classes, Vec<T>& share, Vec<T>& rise, Vec<T>& shift) {
     Vec<T> largest, total;
     gather<T>(logits, pitch, used, classes, neighbor);
     exponentials<T>(neighbor, classes, shares, largest, total);
     share = T(1) / total;
     log_lanes(total);
-    shift = (largest - top) + (total - log_total);
+    rise = largest - top;
+    shift = total - log_total;
   }
 
   // q and log q - log p of class c of the present neighbour; any finite number in place of the latter where q is 0.
-  FERKIT_INLINE void at(int64_t c, const Vec<T>& share, const Vec<T>& shift, Vec<T>& q, Vec<T>& ratio) const {
+  FERKIT_INLINE void at(
+      int64_t c, const Vec<T>& share, const Vec<T>& rise, const Vec<T>& shift, Vec<T>& q, Vec<T>& ratio) const {
     constexpr int L = Simd<T>::lanes;
     Vec<T> v, z;
     load<T>(v, neighbor + c * L);
     load<T>(z, center + c * L);
     load<T>(q, shares + c * L);
     q = q * share;
-    ratio = (v - z) - shift;
+    ratio = ((v - z) - rise) - shift;  // exact but for the last step where the logits are close
     ratio = q > Vec<T>{} ? ratio : Vec<T>{} + T(1);
   }
 };
@@ -162,7 +164,7 @@ FERKIT_INLINE void loss_rows(
     Vec<T> sum = {};
     for (int64_t k = 0; k < count; ++k) {
       T lanes[L] = {};
-      Vec<T> w, share, shift, value = {};
+      Vec<T> w, share, rise, shift, value = {};
       typename MaskOf<T>::Int present[L] = {};
       for (int i = 0; i < used; ++i) {
         lanes[i] = weight[(n + i) * count + k];
@@ -171,10 +173,10 @@ FERKIT_INLINE void loss_rows(
       load<T>(w, lanes);
       Mask<T> mask;
       std::memcpy(&mask, present, sizeof(mask));
-      block.next(neighbors + (n * count + k) * classes, count * classes, used, classes, share, shift);
+      block.next(neighbors + (n * count + k) * classes, count * classes, used, classes, share, rise, shift);
       for (int64_t c = 0; c < classes; ++c) {
         Vec<T> q, r, p, d;
-        block.at(c, share, shift, q, r);
+        block.at(c, share, rise, shift, q, r);
         load<T>(p, block.p + c * L);
         load<T>(d, block.residual + c * L);
         const Vec<T> near = q * excess<T>(r), far = q * r + (p - q);
@@ -206,16 +208,16 @@ FERKIT_INLINE void gradient_rows(
     block.begin(logits + n * classes, used, classes);
     for (int64_t k = 0; k < count; ++k) {
       T along[L] = {}, values[L] = {};
-      Vec<T> w, own, share, shift;
+      Vec<T> w, own, share, rise, shift;
       for (int i = 0; i < used; ++i) {
         along[i] = weight[(n + i) * count + k] * grad[(n + i) * every];
         values[i] = divergence[(n + i) * count + k];
       }
       load<T>(w, along), load<T>(own, values);
-      block.next(neighbors + (n * count + k) * classes, count * classes, used, classes, share, shift);
+      block.next(neighbors + (n * count + k) * classes, count * classes, used, classes, share, rise, shift);
       for (int64_t c = 0; c < classes; ++c) {
         Vec<T> q, r;
-        block.at(c, share, shift, q, r);
+        block.at(c, share, rise, shift, q, r);
         store<T>(block.shares + c * L, w * q * (r * factor - own));
       }
       for (int i = 0; i < used; ++i) {

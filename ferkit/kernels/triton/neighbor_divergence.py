@@ -28,8 +28,8 @@ def _compare(
     e = tl.where(inside, tl.exp(v - v_top[:, None]), 0.0)
     total = tl.sum(e, axis=1)
     q = e * (1.0 / total)[:, None]
-    # v - z first: close logits differ exactly, and an error in the row's shift enters KL by its square.
-    ratio = (v - z) - ((v_top - z_top) + (tl.log(total) - z_log))[:, None]
+    # v - z first: close logits differ exactly, and an error in the row's logarithms enters KL by its square.
+    ratio = ((v - z) - (v_top - z_top)[:, None]) - (tl.log(total) - z_log)[:, None]
     ratio = tl.where(q > 0, ratio, 1.0)
     # r + exp(-r) - 1 = r^2/2 (1 - r/3 (1 - r/4 (...))) where it would cancel.
     inner = 1.0 - ratio * (1.0 / (TERMS + 2))

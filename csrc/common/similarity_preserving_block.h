@@ -1,5 +1,5 @@
 // The small-batch kernels of similarity_preserving, one function a block. The matrix products are a library's: these
-// start from G = F F^T and end at H, dF = H F. Formulas: docs/math/similarity_preserving.md. All arithmetic is in double.
+// start from G = F F^T and end at H, dF = H F, all in double. Formulas: docs/math/similarity_preserving.md.
 #pragma once
 
 #include "team.h"
@@ -36,23 +36,23 @@ FERKIT_HD void write_number(void* to, int kind, int64_t i, double value) {
 // Everything a launch needs, by value. T is the type of G, H and the features.
 template <typename T>
 struct Job {
-  int64_t branches, size, wide;  // M, N, and N rounded up to 4: the length of a row of G and H and of a vector
+  int64_t branches, size, wide;  // M, N, and N rounded up to 4: the length of a vector
   int64_t groups, rows;          // blocks a branch in the forward, and rows each
   bool subset;                   // mask before the norms are taken
   int mask_kind, loss_kind, grad_kind;
   const void* mask;              // (M, N)
   const void* grad;              // (M,)
   void* loss;                    // (M,)
-  const T* grams;                // (M + 1, N, wide), the target's first; its padding is never used
-  double* vectors;               // weight, 1/r of the target, 1/r of the branch, along the target, along the branch: each
+  T* grams;                      // (M + 1, N, N), the target's first; then zeros up to 16 bytes
+  double* vectors;               // weight, 1/r of the target, of the branch, along the target, along the branch: each
                                  // (M, wide) with zeros as padding; then 1 / N_i^2 (M,) and partial sums (M, groups)
-  T* h;                          // (M + 1, N, wide), the target's first
+  T* h;                          // (M + 1, N, N), the target's first
   const T *target, *auxiliary;   // (N, Dt), (M, N, Da), for `subset`: copied with zeros in the rows nobody uses
   T *clean_target, *clean_auxiliary;
   int64_t target_width, auxiliary_width;
 
-  FERKIT_HD const T* gram(int64_t matrix, int64_t row) const { return grams + (matrix * size + row) * wide; }
-  FERKIT_HD T* pull(int64_t matrix, int64_t row) const { return h + (matrix * size + row) * wide; }
+  FERKIT_HD const T* gram(int64_t matrix, int64_t row) const { return grams + (matrix * size + row) * size; }
+  FERKIT_HD T* pull(int64_t matrix, int64_t row) const { return h + (matrix * size + row) * size; }
   FERKIT_HD double* weight(int64_t i) const { return vectors + i * wide; }
   FERKIT_HD double* inverse_target(int64_t i) const { return vectors + (branches + i) * wide; }
   FERKIT_HD double* inverse_branch(int64_t i) const { return vectors + (2 * branches + i) * wide; }
@@ -66,10 +66,13 @@ FERKIT_HD int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1
 FERKIT_HD int64_t groups_of(int64_t size) {
   return size <= kRowsOneBlock ? 1 : (size + kRowsPerBlock - 1) / kRowsPerBlock;
 }
+// Entries of G, up to a whole number of vectors; `item`: bytes each.
+FERKIT_HD int64_t gram_entries(int64_t branches, int64_t size, int64_t item) {
+  return round_up((branches + 1) * size * size, 16 / item);
+}
 // float64 numbers kept for the backward; ferkit/ops/_native.py counts the same.
 FERKIT_HD int64_t state_size(int64_t branches, int64_t size, int64_t item) {
-  const int64_t wide = round_up(size, 4);
-  return (branches + 1) * size * wide * item / 8 + branches * (5 * wide + 1 + groups_of(size));
+  return gram_entries(branches, size, item) * item / 8 + branches * (5 * round_up(size, 4) + 1 + groups_of(size));
 }
 FERKIT_HD int64_t forward_shared(int64_t wide) { return wide + kForwardThreads / kWarp; }
 FERKIT_HD int64_t backward_shared(int64_t wide) { return kSlices * wide; }
@@ -78,8 +81,8 @@ FERKIT_HD int64_t backward_shared(int64_t wide) { return kSlices * wide; }
 FERKIT_HD double kept(double weight, double value) { return weight == 0 ? 0 : weight * value; }
 FERKIT_HD double inverse_root(double square) { return square == 0 ? 0 : 1 / sqrt(square); }
 
-// Block `group` of branch `i`: row norms, the masked squared difference, and what the backward wants of each row. A warp
-// takes a row; lanes take quads. Needs kForwardThreads threads and forward_shared doubles.
+// Block `group` of branch `i`: row norms, the masked squared difference, and what the backward wants of each row. A
+// warp takes a row; lanes take quads. Needs kForwardThreads threads and forward_shared doubles.
 template <typename T, typename Team>
 FERKIT_HD void forward_block(Team& team, const Job<T>& job, int64_t i, int64_t group) {
   const int threads = team.threads(), warps = threads / kWarp;
@@ -89,6 +92,10 @@ FERKIT_HD void forward_block(Team& team, const Job<T>& job, int64_t i, int64_t g
 
   team.each([&](int t) {
     sum[t] = 0;
+    if (i == 0 && group == 0) {
+      const int64_t used = (job.branches + 1) * job.size * job.size;
+      for (int64_t e = used + t; e < gram_entries(job.branches, job.size, sizeof(T)); e += threads) job.grams[e] = 0;
+    }
     for (int64_t p = t; p < job.wide; p += threads) {
       const double w = p < job.size ? read_number(job.mask, job.mask_kind, i * job.size + p) : 0.0;
       team.set(t, p, w);
@@ -110,10 +117,10 @@ FERKIT_HD void forward_block(Team& team, const Job<T>& job, int64_t i, int64_t g
       square_t[t] = square_i[t] = 0;
       if (n >= last || (job.subset && team.get(t, n) == 0)) return;
       for (int64_t q = t % kWarp; q < quads; q += kWarp) {
-        const Quad a = load_quad(job.gram(0, n) + 4 * q), b = load_quad(job.gram(i + 1, n) + 4 * q);
+        const Quad a = load_quad(job.gram(0, n), 4 * q, job.size), b = load_quad(job.gram(i + 1, n), 4 * q, job.size);
         FERKIT_UNROLL
         for (int k = 0; k < 4; ++k) {
-          const double inner = 4 * q + k >= job.size ? 0 : job.subset ? team.get(t, 4 * q + k) : 1;
+          const double inner = job.subset ? team.get(t, 4 * q + k) : 1;
           square_t[t] += kept(inner, a.at[k] * a.at[k]);
           square_i[t] += kept(inner, b.at[k] * b.at[k]);
         }
@@ -127,7 +134,7 @@ FERKIT_HD void forward_block(Team& team, const Job<T>& job, int64_t i, int64_t g
       if (n >= last || team.get(t, n) == 0) return;
       const double inverse_t = inverse_root(square_t[t]), inverse_i = inverse_root(square_i[t]);
       for (int64_t q = t % kWarp; q < quads; q += kWarp) {
-        const Quad a = load_quad(job.gram(0, n) + 4 * q), b = load_quad(job.gram(i + 1, n) + 4 * q);
+        const Quad a = load_quad(job.gram(0, n), 4 * q, job.size), b = load_quad(job.gram(i + 1, n), 4 * q, job.size);
         FERKIT_UNROLL
         for (int k = 0; k < 4; ++k) {
           const double w = team.get(t, 4 * q + k);
@@ -163,11 +170,8 @@ FERKIT_HD void forward_block(Team& team, const Job<T>& job, int64_t i, int64_t g
     if (t != 0) return;
     const double divisor = total[t] > 0 ? 1 / (total[t] * total[t]) : 0;
     if (group == 0) job.divisor()[i] = divisor;
-    if (job.groups == 1) {
-      write_number(job.loss, job.loss_kind, i, sum[t] * divisor);
-    } else {
-      job.parts(i)[group] = sum[t];
-    }
+    job.parts(i)[group] = sum[t];
+    if (job.groups == 1) write_number(job.loss, job.loss_kind, i, sum[t] * divisor);
   });
 }
 
@@ -200,28 +204,29 @@ FERKIT_HD void pull_block(Team& team, const Job<T>& job, int64_t n) {
       const double tn = job.inverse_target(i)[n], bn = job.inverse_branch(i)[n];
       const double ctn = twice * job.along_target(i)[n], cbn = twice * job.along_branch(i)[n];
       for (int64_t q = t % kWarp; q < quads; q += kWarp) {
-        const Quad a = load_quad(job.gram(0, n) + 4 * q), b = load_quad(job.gram(i + 1, n) + 4 * q);
-        const Quad w = load_quad(job.weight(i) + 4 * q);
-        const Quad tp = load_quad(job.inverse_target(i) + 4 * q), bp = load_quad(job.inverse_branch(i) + 4 * q);
-        const Quad ct = load_quad(job.along_target(i) + 4 * q), cb = load_quad(job.along_branch(i) + 4 * q);
+        const Quad a = load_quad(job.gram(0, n), 4 * q, job.size), b = load_quad(job.gram(i + 1, n), 4 * q, job.size);
+        const Quad w = load_vector(job.weight(i) + 4 * q);
+        const Quad tp = load_vector(job.inverse_target(i) + 4 * q), bp = load_vector(job.inverse_branch(i) + 4 * q);
+        const Quad ct = load_vector(job.along_target(i) + 4 * q), cb = load_vector(job.along_branch(i) + 4 * q);
         Quad to;
         FERKIT_UNROLL
         for (int k = 0; k < 4; ++k) {
           const double wp = w.at[k], vp = job.subset ? wp : 1;
           const double here = a.at[k] * tn - b.at[k] * bn, there = a.at[k] * tp.at[k] - b.at[k] * bp.at[k];
-          const double add_t = both * wp * (tn * here + tp.at[k] * there) - a.at[k] * (vp * ctn + vn * twice * ct.at[k]);
-          const double add_b = -both * wp * (bn * here + bp.at[k] * there) - b.at[k] * (vp * cbn + vn * twice * cb.at[k]);
-          const bool used = 4 * q + k < job.size && !(job.subset && (wn == 0 || wp == 0));
+          const double pull_t = tn * here + tp.at[k] * there, pull_b = bn * here + bp.at[k] * there;
+          const double add_t = both * wp * pull_t - a.at[k] * (vp * ctn + vn * twice * ct.at[k]);
+          const double add_b = -both * wp * pull_b - b.at[k] * (vp * cbn + vn * twice * cb.at[k]);
+          const bool used = !(job.subset && (wn == 0 || wp == 0));
           to.at[k] = used ? add_b : 0;
           if (used) team.set(t, own + 4 * q + k, team.get(t, own + 4 * q + k) + add_t);
         }
-        store_quad(job.pull(i + 1, n) + 4 * q, to);
+        store_quad(job.pull(i + 1, n), 4 * q, job.size, to);
       }
     }
   });
   team.barrier();
   team.each([&](int t) {
-    for (int64_t p = t; p < job.wide; p += threads) {
+    for (int64_t p = t; p < job.size; p += threads) {
       double sum = 0;
       FERKIT_UNROLL
       for (int64_t slice = 0; slice < kSlices; ++slice) sum += team.get(t, slice * job.wide + p);

@@ -1,5 +1,5 @@
-// The kernels proper: a block of threads is handed to the block functions. Free of torch, so that a small driver can run
-// them under compute-sanitizer.
+// The kernels proper: a block of threads is handed to the block functions. Free of torch, so that a small driver can
+// run them under compute-sanitizer.
 #pragma once
 
 #include "similarity_preserving_block.h"

@@ -24,9 +24,9 @@ inline void product_into(const char* op, const Tensor& a, const Tensor& b, const
   call(op, "out", {from(a), from(b), from(to)});
 }
 
-// (count, N, N), or (N, N) where count is 0: square matrices whose rows are `wide` apart, inside a flat tensor.
-inline Tensor squares(const Tensor& flat, int64_t count, int64_t size, int64_t wide, int64_t offset) {
-  const int64_t sizes[] = {count, size, size}, strides[] = {size * wide, wide, 1};
+// (count, N, N), or (N, N) where count is 0: square matrices inside a flat tensor.
+inline Tensor squares(const Tensor& flat, int64_t count, int64_t size, int64_t offset) {
+  const int64_t sizes[] = {count, size, size}, strides[] = {size * size, size, 1};
   const int64_t skip = count == 0;
   AtenTensorHandle view = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(
@@ -51,6 +51,11 @@ inline int kind_of(const Tensor& t, const char* name) {
 template <typename T>
 constexpr ScalarType dtype_of() {
   return sizeof(T) == 4 ? ScalarType::Float : ScalarType::Double;
+}
+
+template <typename T>
+int64_t gram_doubles(int64_t branches, int64_t size) {
+  return gram_entries(branches, size, sizeof(T)) * static_cast<int64_t>(sizeof(T)) / 8;
 }
 
 template <typename Device>
@@ -91,16 +96,16 @@ Job<T> fill_state(
   job.mask = mask.const_data_ptr(), job.mask_kind = kind_of(mask, "mask");
   job.loss = loss.mutable_data_ptr(), job.loss_kind = kind_of(loss, "loss");
   job.grams = out<T>(state);
-  job.vectors = out<double>(state) + (job.branches + 1) * job.size * job.wide * static_cast<int64_t>(sizeof(T)) / 8;
+  job.vectors = out<double>(state) + gram_doubles<T>(job.branches, job.size);
 
   using torch::stable::detail::from;
   const Tensor flat =
       sizeof(T) == 8 ? state : call("aten::view", "dtype", {from(state), from(dtype_of<T>()), StableIValue{}});
   product_into(
-      "aten::mm", target, torch::stable::transpose(target, 0, 1), squares(flat, 0, job.size, job.wide, 0));
+      "aten::mm", target, torch::stable::transpose(target, 0, 1), squares(flat, 0, job.size, 0));
   product_into(
       "aten::bmm", auxiliary, torch::stable::transpose(auxiliary, 1, 2),
-      squares(flat, job.branches, job.size, job.wide, job.size * job.wide));
+      squares(flat, job.branches, job.size, job.size * job.size));
   device.forward(job);
   return job;
 }
@@ -112,7 +117,7 @@ std::tuple<Tensor, Tensor> forward(
   const Device device(target);
   const int64_t branches = auxiliary.size(0), size = target.size(0);
   const auto dtype = target.scalar_type();
-  // The factored form is asked for where it is more exact, or cheap: the Gram form in float64 is both for a small batch.
+  // The factored form is asked for where it is more exact or cheap; in a small batch the Gram form in float64 is both.
   const bool narrow = gram && dtype == ScalarType::Float;
   const int64_t need = state_size(branches, size, narrow ? 4 : 8);
   require(room == 0 || room == need, "kept: expected 0 or " + std::to_string(need) + ", got " + std::to_string(room));
@@ -138,18 +143,18 @@ template <typename T, typename Device>
 std::tuple<Tensor, Tensor> pull(
     const Device& device, Tensor target, Tensor auxiliary, const Tensor& mask, const Tensor& grad, const Tensor& state,
     bool filled, bool subset) {
-  const int64_t branches = auxiliary.size(0), size = target.size(0), wide = round_up(size, 4);
+  const int64_t branches = auxiliary.size(0), size = target.size(0);
   Job<T> job{};
   if (filled) {
-    job.branches = branches, job.size = size, job.wide = wide, job.groups = groups_of(size), job.subset = subset;
-    job.grams = in<T>(state);
-    job.vectors = const_cast<double*>(in<double>(state)) +  // read only, here
-                  (branches + 1) * size * wide * static_cast<int64_t>(sizeof(T)) / 8;
+    job.branches = branches, job.size = size, job.wide = round_up(size, 4), job.groups = groups_of(size);
+    job.subset = subset;
+    job.grams = const_cast<T*>(in<T>(state));  // the backward only reads
+    job.vectors = const_cast<double*>(in<double>(state)) + gram_doubles<T>(branches, size);
   } else {
     job = fill_state<T>(device, target, auxiliary, mask, make(target, {branches}, dtype_of<T>()), state, subset);
   }
   job.grad = grad.const_data_ptr(), job.grad_kind = kind_of(grad, "grad");
-  const Tensor h = make(target, {(branches + 1) * size * wide}, dtype_of<T>());
+  const Tensor h = make(target, {(branches + 1) * size * size}, dtype_of<T>());
   job.h = out<T>(h);
   const Tensor rows = target, branch_rows = auxiliary;
   if (subset) {
@@ -160,8 +165,8 @@ std::tuple<Tensor, Tensor> pull(
   }
   device.backward(job);
   return {
-      product("aten::mm", squares(h, 0, size, wide, 0), target),
-      product("aten::bmm", squares(h, branches, size, wide, size * wide), auxiliary)};
+      product("aten::mm", squares(h, 0, size, 0), target),
+      product("aten::bmm", squares(h, branches, size, size * size), auxiliary)};
 }
 
 template <typename Device>

@@ -22,7 +22,7 @@ namespace ferkit {
 constexpr int kWarp = 32;
 constexpr int kMaxThreads = 1024;
 
-// Four neighbours of a row, widened; rows are padded to whole quads, so that every access is a 16 byte vector.
+// Four neighbours of a row, widened.
 struct Quad {
   double at[4];
 };
@@ -35,7 +35,7 @@ FERKIT_HD void expect_aligned(const void* address) {
 #endif
 }
 
-FERKIT_HD Quad load_quad(const float* from) {
+FERKIT_HD Quad load_vector(const float* from) {
   expect_aligned(from);
 #if defined(__CUDA_ARCH__)
   const float4 v = *reinterpret_cast<const float4*>(from);
@@ -45,7 +45,7 @@ FERKIT_HD Quad load_quad(const float* from) {
 #endif
 }
 
-FERKIT_HD Quad load_quad(const double* from) {
+FERKIT_HD Quad load_vector(const double* from) {
   expect_aligned(from);
 #if defined(__CUDA_ARCH__)
   const double2 a = reinterpret_cast<const double2*>(from)[0], b = reinterpret_cast<const double2*>(from)[1];
@@ -55,7 +55,7 @@ FERKIT_HD Quad load_quad(const double* from) {
 #endif
 }
 
-FERKIT_HD void store_quad(float* to, const Quad& q) {
+FERKIT_HD void store_vector(float* to, const Quad& q) {
   expect_aligned(to);
 #if defined(__CUDA_ARCH__)
   *reinterpret_cast<float4*>(to) = make_float4(
@@ -66,7 +66,7 @@ FERKIT_HD void store_quad(float* to, const Quad& q) {
 #endif
 }
 
-FERKIT_HD void store_quad(double* to, const Quad& q) {
+FERKIT_HD void store_vector(double* to, const Quad& q) {
   expect_aligned(to);
 #if defined(__CUDA_ARCH__)
   reinterpret_cast<double2*>(to)[0] = make_double2(q.at[0], q.at[1]);
@@ -74,6 +74,24 @@ FERKIT_HD void store_quad(double* to, const Quad& q) {
 #else
   for (int k = 0; k < 4; ++k) to[k] = q.at[k];
 #endif
+}
+
+// Places p..p+3 of a row of `size`, zeros beyond its end. Rows of a whole number of quads lie on vectors.
+template <typename T>
+FERKIT_HD Quad load_quad(const T* row, int64_t p, int64_t size) {
+  if (size % 4 == 0) return load_vector(row + p);
+  Quad q;
+  FERKIT_UNROLL
+  for (int k = 0; k < 4; ++k) q.at[k] = p + k < size ? static_cast<double>(row[p + k]) : 0;
+  return q;
+}
+
+template <typename T>
+FERKIT_HD void store_quad(T* row, int64_t p, int64_t size, const Quad& q) {
+  if (size % 4 == 0) return store_vector(row + p, q);
+  FERKIT_UNROLL
+  for (int k = 0; k < 4; ++k)
+    if (p + k < size) row[p + k] = static_cast<T>(q.at[k]);
 }
 
 #if defined(__CUDACC__)
@@ -129,8 +147,8 @@ class DeviceTeam {
 };
 #endif
 
-// The same on a CPU. Shared memory remembers who wrote and read it since the last barrier: two threads at one place, one
-// of them writing, is a race and throws; so do unwritten and outside memory.
+// The same on a CPU. Shared memory remembers who wrote and read it since the last barrier: two threads at one place,
+// one of them writing, is a race and throws; so do unwritten and outside memory.
 class HostTeam {
  public:
   struct Local {

@@ -82,9 +82,8 @@ class Kernels:
         """float64 numbers that similarity_preserving keeps for its backward; csrc counts the same."""
         (size, wide), (branches, _, width) = target.shape, auxiliary.shape
         if self.device_type == "cuda":  # the Gram form, in float64 where the other is asked for
-            padded, item = -(-size // 4) * 4, target.element_size() if gram else 8
-            groups = 1 if size <= 128 else -(-size // 32)
-            return (branches + 1) * size * padded * item // 8 + branches * (5 * padded + 1 + groups)
+            item, groups = target.element_size() if gram else 8, 1 if size <= 128 else -(-size // 32)
+            return -(-(branches + 1) * size**2 * item // 16) * 2 + branches * (5 * (-(-size // 4) * 4) + 1 + groups)
         sides = branches + (branches if subset else 1)
         if gram:
             padded = -(-size // 8) * 8

@@ -99,8 +99,8 @@ def test_offsets_beyond_32_bits(tmp_path):
     subprocess.run([*command, "-o", str(program)], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True, check=True)
     branches, size, wide = 1 << 20, 511, 512
-    matrix = 4 * (branches * size + 510) * wide
-    state = (branches + 1) * size * wide // 2 + branches * (5 * wide + 1 + 16)
+    matrix = 4 * (branches * size + 510) * size
+    state = -(-(branches + 1) * size * size // 4) * 2 + branches * (5 * wide + 1 + 16)
     blocks = size + (branches + 1) * size
     assert list(map(int, done.stdout.split())) == [matrix, matrix, 8 * (5 * branches - 1) * wide, state, blocks]
     assert blocks < 2**31

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
 
 from ferkit.kernels.eager import similarity_preserving as eager
-from ferkit.ops import _native, _select
+from ferkit.ops import _native, _select, similarity_preserving
 
 pytestmark = pytest.mark.skipif(not _select.can_run("similarity_preserving", "native"), reason="_C is not built")
 
@@ -177,6 +179,34 @@ def test_argument_checks():
         backward(torch.ones(3).double(), target, auxiliary, mask, state, False, True)
     with pytest.raises(RuntimeError, match="kept: expected float64"):
         backward(torch.ones(2).double(), target, auxiliary, mask, state.float(), False, True)
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """The public op on the emulated blocks, as it would take the CUDA kernels."""
+    kernels = _native.Kernels("similarity_preserving", "cuda")
+    kernels.forward, kernels.backward = (op.default for op in blocks())
+    monkeypatch.setattr(_select, "kernel", lambda *_: kernels)
+
+
+@pytest.mark.parametrize("form", ["gram", "factored", "auto"])
+@pytest.mark.parametrize("normalize", ["batch", "subset"])
+def test_through_the_public_op(emulated, form, normalize):
+    target, auxiliary, mask = problem(7, 3, 2, 2, "fractional", seed=1)
+    leaves = target.requires_grad_(), auxiliary.requires_grad_()
+
+    def loss(target, auxiliary):
+        return similarity_preserving(target, auxiliary, mask, normalize, form)
+
+    assert gradcheck(loss, leaves) and gradgradcheck(loss, leaves)
+    want = exact(target, auxiliary, mask, normalize == "subset")
+    value = loss(*leaves)
+    grads = torch.autograd.grad(value, leaves, 1 + torch.arange(2.0).double())
+    assert_near((value.detach(), *grads), want, 1e-11)
+    narrow = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    code = {"auto": 0, "gram": 1, "factored": 2}[form]
+    kept = room(*narrow, gram=form != "factored")
+    opcheck(torch.ops.ferkit.similarity_preserving.default, (*narrow, mask, normalize == "subset", code, kept))
 
 
 def test_the_emulation_sees_races():

@@ -146,8 +146,8 @@ FERKIT_INLINE void block_sums(
   }
 }
 
-// Gradients of the numbers [begin, end); begin is a multiple of the period. `of` is (7, period): what is taken off x and
-// y, and the coefficients of p, q, x - y and 1 (in d x, then in d y).
+// Gradients of the numbers [begin, end); begin is a multiple of the period. `of` is (7, period): what is taken off x
+// and y, and the coefficients of p, q, x - y and 1 (in d x, then in d y).
 template <typename T, bool kWeighted, bool kTarget>
 FERKIT_INLINE void gradient_range(
     int64_t begin, int64_t end, int64_t width, int64_t period, const T* x, const T* y, const T* weight, const T* of,
@@ -263,7 +263,8 @@ std::tuple<Tensor, Tensor> forward(
     const Tensor& prediction, const Tensor& target, const std::optional<Tensor>& weight, bool released, bool loss,
     bool mean) {
   const int64_t size = prediction.size(0), width = prediction.size(1);
-  Tensor value = make(prediction, mean ? std::vector<int64_t>{} : std::vector<int64_t>{width}, prediction.scalar_type());
+  const std::vector<int64_t> shape = mean ? std::vector<int64_t>{} : std::vector<int64_t>{width};
+  Tensor value = make(prediction, shape, prediction.scalar_type());
   Tensor state = make(prediction, {width, kState}, ScalarType::Double);
   const T *x = in<T>(prediction), *y = in<T>(target), *w = weight ? in<T>(*weight) : nullptr;
   T* to = out<T>(value);

@@ -1,7 +1,7 @@
 // similarity_preserving on the CPU: reads the arguments, then one of two forms.
 #include "similarity_preserving.h"
 
-#include <array>
+#include <memory>
 
 namespace ferkit {
 namespace {
@@ -45,68 +45,32 @@ Problem read_problem(const Tensor& target, const Tensor& auxiliary, const Tensor
 }
 
 template <typename T>
-void run_forward(const Problem& p, const Tensor& target, const Tensor& auxiliary, bool gram, double* state, double* loss) {
+void run_forward(
+    const Problem& p, const Tensor& target, const Tensor& auxiliary, bool gram, double* state, double* loss) {
   (gram ? sp::gram_forward<T> : sp::factored_forward<T>)(p, in<T>(target), in<T>(auxiliary), state, loss);
 }
 
-int64_t state_size(const Problem& p, bool gram, int64_t item) {
-  return gram ? sp::gram_state(p, item) : sp::factored_state(p);
-}
-
-Tensor product(const char* op, const Tensor& a, const Tensor& b) {
-  std::array<StableIValue, 2> stack{torch::stable::detail::from(a), torch::stable::detail::from(b)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-// H F with H = 0 in the rows and columns of masked rows: those rows of F are zeroed first, lest 0 * NaN spread.
-template <typename T>
-Tensor without_masked(const Problem& p, const Tensor& features, bool target) {
-  if (!p.subset) return features;
-  const int64_t matrices = target ? 1 : p.branches, width = target ? p.target_width : p.branch_width;
-  Tensor clean = features;
-  for (int64_t i = 0; i < matrices; ++i)
-    for (int64_t n = 0; n < p.size; ++n) {
-      bool used = false;
-      for (int64_t k = target ? 0 : i; k < (target ? p.branches : i + 1); ++k) used |= p.weight[k * p.size + n] != 0;
-      if (used) continue;
-      const T* row = in<T>(features) + (i * p.size + n) * width;
-      bool finite = true;
-      for (int64_t d = 0; d < width; ++d) finite &= std::isfinite(row[d]);
-      if (finite) continue;
-      if (clean.get() == features.get()) clean = torch::stable::clone(features);
-      std::fill_n(out<T>(clean) + (i * p.size + n) * width, width, T(0));
-    }
-  return clean;
-}
+int64_t state_size(const Problem& p, bool gram) { return gram ? sp::gram_state(p) : sp::factored_state(p); }
 
 template <typename T>
 std::tuple<Tensor, Tensor> run_backward(
     const Problem& p, const Tensor& grad, const Tensor& target, const Tensor& auxiliary, const Tensor& kept,
     bool gram) {
-  const int64_t need = state_size(p, gram, sizeof(T));
-  std::vector<double> again, scale(p.branches), loss(p.branches);
+  const int64_t need = state_size(p, gram);
+  std::unique_ptr<double[]> again;
+  std::vector<double> scale(p.branches), loss(p.branches);
   const double* state = in<double>(kept);
   if (kept.numel() != need) {  // a caller that could not keep the forward's state: form it anew
-    again.resize(need);
-    run_forward<T>(p, target, auxiliary, gram, again.data(), loss.data());
-    state = again.data();
+    again.reset(new double[need]);
+    run_forward<T>(p, target, auxiliary, gram, again.get(), loss.data());
+    state = again.get();
   }
   for (int64_t i = 0; i < p.branches; ++i) scale[i] = in<T>(grad)[i] * p.divisor[i];
-  const auto dtype = target.scalar_type();
-  if (!gram) {
-    Tensor d_target = make(target, {p.size, p.target_width}, dtype);
-    Tensor d_auxiliary = make(target, {p.branches, p.size, p.branch_width}, dtype);
-    sp::factored_backward<T>(
-        p, in<T>(target), in<T>(auxiliary), scale.data(), state, out<T>(d_target), out<T>(d_auxiliary));
-    return {d_target, d_auxiliary};
-  }
-  Tensor h_target = make(target, {p.size, p.size}, dtype);
-  Tensor h_branches = make(target, {p.branches, p.size, p.size}, dtype);
-  sp::gram_backward<T>(p, scale.data(), state, out<T>(h_target), out<T>(h_branches));
-  return {
-      product("aten::mm", h_target, without_masked<T>(p, target, true)),
-      product("aten::bmm", h_branches, without_masked<T>(p, auxiliary, false))};
+  Tensor d_target = make(target, {p.size, p.target_width}, target.scalar_type());
+  Tensor d_auxiliary = make(target, {p.branches, p.size, p.branch_width}, target.scalar_type());
+  (gram ? sp::gram_backward<T> : sp::factored_backward<T>)(
+      p, in<T>(target), in<T>(auxiliary), scale.data(), state, out<T>(d_target), out<T>(d_auxiliary));
+  return {d_target, d_auxiliary};
 }
 
 std::tuple<Tensor, Tensor> similarity_preserving(
@@ -114,11 +78,12 @@ std::tuple<Tensor, Tensor> similarity_preserving(
   const Problem p = read_problem(target, auxiliary, mask, subset);
   target = dense(target), auxiliary = dense(auxiliary);
   const bool narrow = target.scalar_type() == ScalarType::Float;
-  const int64_t need = state_size(p, gram, narrow ? 4 : 8);
+  const int64_t need = state_size(p, gram);
   require(kept == 0 || kept == need, "kept: expected 0 or " + std::to_string(need) + ", got " + std::to_string(kept));
   Tensor state = make(target, {kept}, ScalarType::Double);
-  std::vector<double> scratch(kept == need ? 0 : need), loss(p.branches);
-  double* to = kept == need ? out<double>(state) : scratch.data();
+  const std::unique_ptr<double[]> scratch(kept == need ? nullptr : new double[need]);
+  std::vector<double> loss(p.branches);
+  double* to = kept == need ? out<double>(state) : scratch.get();
   Tensor result = make(target, {p.branches}, target.scalar_type());
   if (narrow) {
     run_forward<float>(p, target, auxiliary, gram, to, loss.data());

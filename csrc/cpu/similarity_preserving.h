@@ -15,7 +15,7 @@ struct Problem {
 };
 
 // Doubles that the forward keeps for the backward; the Python side asks for exactly these.
-int64_t gram_state(const Problem& p, int64_t item);
+int64_t gram_state(const Problem& p);
 int64_t factored_state(const Problem& p);
 
 // Fill `state`, then the loss per branch.
@@ -24,10 +24,11 @@ void gram_forward(const Problem& p, const T* target, const T* branches, double* 
 template <typename T>
 void factored_forward(const Problem& p, const T* target, const T* branches, double* state, double* loss);
 
-// scale (M,) is grad_i / N_i^2. The Gram form ends before the last products: d F = H F, H symmetric, in h_target (N, N)
-// and h_branches (M, N, N).
+// scale (M,) is grad_i / N_i^2.
 template <typename T>
-void gram_backward(const Problem& p, const double* scale, const double* state, T* h_target, T* h_branches);
+void gram_backward(
+    const Problem& p, const T* target, const T* branches, const double* scale, const double* state, T* d_target,
+    T* d_branches);
 template <typename T>
 void factored_backward(
     const Problem& p, const T* target, const T* branches, const double* scale, const double* state, T* d_target,

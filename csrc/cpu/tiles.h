@@ -5,7 +5,8 @@
 
 namespace ferkit {
 
-// c (R x 64 V bytes) += a b, with a(i, k) = a[i * a_row + k * a_depth] and b(k, :) = b[k * b_depth ...].
+// c (R x 64 V bytes) = a b, or += a b, with a(i, k) = a[i * a_row + k * a_depth] and b(k, :) = b[k * b_depth ...]. The
+// product is summed by itself before it is added: short chains round less.
 template <typename T, int R, int V>
 FERKIT_INLINE void tile(
     int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth, T* c, int64_t c_row,
@@ -15,12 +16,7 @@ FERKIT_INLINE void tile(
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      if (add)
-        load<T>(acc[i][v], c + i * c_row + v * L);
-      else
-        acc[i][v] = Vec<T>{};
-    }
+    for (int v = 0; v < V; ++v) acc[i][v] = Vec<T>{};
   for (int64_t k = 0; k < depth; ++k) {
     Vec<T> right[V];
 #pragma GCC unroll 4
@@ -35,7 +31,14 @@ FERKIT_INLINE void tile(
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store<T>(c + i * c_row + v * L, acc[i][v]);
+    for (int v = 0; v < V; ++v) {
+      if (add) {
+        Vec<T> before;
+        load<T>(before, c + i * c_row + v * L);
+        acc[i][v] += before;
+      }
+      store<T>(c + i * c_row + v * L, acc[i][v]);
+    }
 }
 
 // The upper triangle of c (width x width) += a^T b over `depth` rows; width is a multiple of 8 and of the lanes.

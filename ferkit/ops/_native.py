@@ -87,6 +87,6 @@ class Kernels:
         sides = branches + (branches if subset else 1)
         if gram:
             padded = -(-size // 8) * 8
-            return (branches + 1) * size * padded * target.element_size() // 8 + sides * padded
+            return ((branches + 1) * size + sides + 2 * branches) * padded
         wide = -(-max(wide, width) // 8) * 8
         return sides * (wide * wide + size) + branches * 8 * wide * wide

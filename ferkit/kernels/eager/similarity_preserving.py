@@ -1,6 +1,7 @@
 """similarity_preserving in plain PyTorch, both exact forms: the reference, the fallback, and the second-order path.
 
-Branch by branch, so that memory does not grow with the number of branches. The derivation is in
+In float64 whatever the input: where branches agree, both forms subtract nearly equal numbers, and what float32 would
+round off is the result. Branch by branch, so that memory does not grow with the number of branches. The derivation is in
 docs/math/similarity_preserving.md.
 """
 
@@ -10,23 +11,19 @@ import torch
 from torch import Tensor
 
 
-def _accumulate(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
 def _inverse_root(square: Tensor) -> Tensor:
     """1/sqrt, and 0 with a zero gradient where the square is 0."""
     zero = square == 0
     return torch.where(zero, torch.zeros_like(square), torch.where(zero, torch.ones_like(square), square).rsqrt())
 
 
-def _branches(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, dtype: torch.dtype):  # type: ignore[no-untyped-def]
+def _branches(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool):  # type: ignore[no-untyped-def]
     """Yield (index, target rows, branch rows, row weights, weights inside the norms) per branch."""
-    whole = target.to(dtype)
-    ones = torch.ones_like(mask[0], dtype=dtype) if mask.shape[0] else None
+    whole = target.double()
+    ones = torch.ones_like(mask[0], dtype=torch.float64) if mask.shape[0] else None
     for index in range(auxiliary.shape[0]):
-        weight = mask[index].to(dtype)
-        rows, own = auxiliary[index].to(dtype), whole
+        weight = mask[index].double()
+        rows, own = auxiliary[index].double(), whole
         if subset:  # a masked row takes no part at all, not even by its NaN
             rows, own = (torch.where((weight != 0)[:, None], part, 0) for part in (rows, own))
         yield index, own, rows, weight, weight if subset else ones
@@ -48,10 +45,9 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Loss per branch (M,), and room (kept,) for what a backward may want kept; this one recomputes."""
     value = _gram_value if gram else _factored_value
-    dtype = torch.float64 if value is _factored_value else _accumulate(target[:0]).dtype
     losses = [
         value(own, rows, weight, inner) * _inverse_square(weight)
-        for _, own, rows, weight, inner in _branches(target, auxiliary, mask, subset, dtype)
+        for _, own, rows, weight, inner in _branches(target, auxiliary, mask, subset)
     ]
     state = target.new_zeros(kept, dtype=torch.float64)
     return torch.stack(losses).to(target.dtype) if losses else target.new_zeros(0), state
@@ -62,10 +58,9 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """d target and d auxiliary; differentiable in grad, target and auxiliary."""
     pull = _gram_pull if gram else _factored_pull
-    dtype = torch.float64 if pull is _factored_pull else _accumulate(target[:0]).dtype
-    d_target, d_rows = torch.zeros_like(target, dtype=dtype), []
-    for index, own, rows, weight, inner in _branches(target, auxiliary, mask, subset, dtype):
-        part, d_branch = pull(grad[index].to(dtype) * _inverse_square(weight), own, rows, weight, inner)
+    d_target, d_rows = torch.zeros_like(target, dtype=torch.float64), []
+    for index, own, rows, weight, inner in _branches(target, auxiliary, mask, subset):
+        part, d_branch = pull(grad[index].double() * _inverse_square(weight), own, rows, weight, inner)
         if subset:
             part, d_branch = (torch.where((weight != 0)[:, None], piece, 0) for piece in (part, d_branch))
         d_target = d_target + part
@@ -77,31 +72,29 @@ def backward(
 
 
 def _gram(rows: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-    """G and 1/r in float64: of the float32 errors of the differences below only the rounding of G remains."""
-    gram, inner = (rows @ rows.t()).double(), inner.double()
-    return gram, _inverse_root((gram * gram * inner).sum(1))
+    """A = G / r and 1/r."""
+    gram = rows @ rows.t()
+    inv = _inverse_root((gram * gram * inner).sum(1))
+    return gram * inv[:, None], inv
 
 
 def _gram_value(target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
-    (gram_t, inv_t), (gram, inv) = _gram(target, inner), _gram(rows, inner)
-    difference = gram_t * inv_t[:, None] - gram * inv[:, None]
-    return weight.double() @ (difference * difference) @ weight.double()
+    difference = _gram(target, inner)[0] - _gram(rows, inner)[0]
+    return weight @ (difference * difference) @ weight
 
 
 def _gram_pull(scale: Tensor, target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-    (gram_t, inv_t), (gram, inv) = _gram(target, inner), _gram(rows, inner)
-    a_t, a = gram_t * inv_t[:, None], gram * inv[:, None]
-    wide = weight.double()
-    d_a = 2 * scale * wide[:, None] * wide * (a_t - a)
+    (a_t, inv_t), (a, inv) = _gram(target, inner), _gram(rows, inner)
+    d_a = 2 * scale * weight[:, None] * weight * (a_t - a)
 
     def chain(d_a: Tensor, a: Tensor, inv: Tensor, features: Tensor) -> Tensor:
         d_gram = inv[:, None] * (d_a - inner * a * (d_a * a).sum(1, keepdim=True))
-        return (d_gram + d_gram.t()).to(features.dtype) @ features
+        return (d_gram + d_gram.t()) @ features
 
     return chain(d_a, a_t, inv_t, target), chain(-d_a, a, inv, rows)
 
 
-# ---- factored form: A_t - A_i = X Z^T with thin X and Z, so its norm needs D x D blocks only; always in float64
+# ---- factored form: A_t - A_i = X Z^T with thin X and Z, so its norm needs D x D blocks only
 
 
 def _factors(target: Tensor, rows: Tensor, inner: Tensor):  # type: ignore[no-untyped-def]

@@ -50,10 +50,10 @@ def _center(z_ptr, rows, live, columns, inside, CLASSES: tl.constexpr, ACC: tl.c
     return z, top, tl.log(total), e * (1.0 / total)[:, None]
 
 
-@triton.jit(do_not_specialize=["size", "count"])
+@triton.jit(do_not_specialize=["size"])
 def _forward_kernel(
-    z_ptr, v_ptr, w_ptr, loss_ptr, residual_ptr, divergence_ptr, size, count,
-    CLASSES: tl.constexpr, MEAN: tl.constexpr, TERMS: tl.constexpr, ACC: tl.constexpr,
+    z_ptr, v_ptr, w_ptr, loss_ptr, residual_ptr, divergence_ptr, size,
+    COUNT: tl.constexpr, CLASSES: tl.constexpr, MEAN: tl.constexpr, TERMS: tl.constexpr, ACC: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -66,8 +66,8 @@ def _forward_kernel(
         factor = factor / size
     loss = tl.zeros([ROWS], ACC)
     residual = tl.zeros([ROWS, BLOCK], ACC)
-    for k in range(0, count):
-        pair = rows * count + k
+    for k in range(0, COUNT):
+        pair = rows * COUNT + k
         w = tl.load(w_ptr + pair, mask=live, other=0.0).to(ACC)
         q, _, value = _compare(v_ptr, pair, live, columns, inside, z, z_top, z_log, p, CLASSES, TERMS, ACC)
         absent = w == 0.0
@@ -80,10 +80,10 @@ def _forward_kernel(
     tl.store(at, residual * factor[:, None], mask=live[:, None] & inside)
 
 
-@triton.jit(do_not_specialize=["size", "count", "grad_stride"])
+@triton.jit(do_not_specialize=["size", "grad_stride"])
 def _backward_kernel(
-    grad_ptr, z_ptr, v_ptr, w_ptr, residual_ptr, divergence_ptr, dz_ptr, dv_ptr, dw_ptr, size, count, grad_stride,
-    CLASSES: tl.constexpr, MEAN: tl.constexpr, TERMS: tl.constexpr, ACC: tl.constexpr,
+    grad_ptr, z_ptr, v_ptr, w_ptr, residual_ptr, divergence_ptr, dz_ptr, dv_ptr, dw_ptr, size, grad_stride,
+    COUNT: tl.constexpr, CLASSES: tl.constexpr, MEAN: tl.constexpr, TERMS: tl.constexpr, ACC: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -99,8 +99,8 @@ def _backward_kernel(
     cells = rows[:, None] * CLASSES + columns[None, :]
     residual = tl.load(residual_ptr + cells, mask=both, other=0.0)
     tl.store(dz_ptr + cells, grad[:, None] * residual, mask=both)
-    for k in range(0, count):
-        pair = rows * count + k
+    for k in range(0, COUNT):
+        pair = rows * COUNT + k
         w = tl.load(w_ptr + pair, mask=live, other=0.0).to(ACC)
         own = tl.load(divergence_ptr + pair, mask=live, other=0.0)
         q, ratio, _ = _compare(v_ptr, pair, live, columns, inside, z, z_top, z_log, p, CLASSES, TERMS, ACC)
@@ -123,10 +123,11 @@ def _shape(size: int, classes: int, dtype: torch.dtype) -> tuple[int, int, int]:
     return max(1, cells // block), block, warps
 
 
-def _constants(dtype: torch.dtype, classes: int, mean: bool, rows: int, block: int) -> dict[str, Any]:
+def _constants(dtype: torch.dtype, count: int, classes: int, mean: bool, rows: int, block: int) -> dict[str, Any]:
     double = dtype == torch.float64
     acc = tl.float64 if double else tl.float32
-    return {"CLASSES": classes, "MEAN": mean, "TERMS": 11 if double else 5, "ACC": acc, "ROWS": rows, "BLOCK": block}
+    sizes = {"COUNT": count, "CLASSES": classes}
+    return {**sizes, "MEAN": mean, "TERMS": 11 if double else 5, "ACC": acc, "ROWS": rows, "BLOCK": block}
 
 
 def _on(tensor: Tensor) -> Any:
@@ -149,10 +150,10 @@ def forward(logits: Tensor, neighbor_logits: Tensor, weight: Tensor, mean: bool)
     residual = torch.empty(size, classes, dtype=wide, device=logits.device)
     divergence = torch.empty(size, count, dtype=wide, device=logits.device)
     rows, block, warps = _shape(size, classes, logits.dtype)
-    constants = _constants(logits.dtype, classes, mean, rows, block)
+    constants = _constants(logits.dtype, count, classes, mean, rows, block)
     with _on(logits):
         _forward_kernel[(triton.cdiv(size, rows),)](
-            logits, neighbor_logits, weight, loss, residual, divergence, size, count, **constants, num_warps=warps
+            logits, neighbor_logits, weight, loss, residual, divergence, size, **constants, num_warps=warps
         )
         if mean:
             loss = loss.mean().to(logits.dtype)
@@ -178,17 +179,17 @@ def backward(
     d_logits, d_neighbors = torch.empty_like(logits), torch.empty_like(neighbor_logits)
     d_weight = torch.empty_like(weight)
     rows, block, warps = _shape(size, classes, logits.dtype)
-    constants = _constants(logits.dtype, classes, mean, rows, block)
+    constants = _constants(logits.dtype, count, classes, mean, rows, block)
     with _on(logits):
         _backward_kernel[(triton.cdiv(size, rows),)](
             grad, logits, neighbor_logits, weight, residual, divergence, d_logits, d_neighbors, d_weight,
-            size, count, 0 if mean else grad.stride(0), **constants, num_warps=warps,
+            size, 0 if mean else grad.stride(0), **constants, num_warps=warps,
         )  # fmt: skip
     return d_logits, d_neighbors, d_weight
 
 
 def specimens() -> list[Specimen]:
-    """Every dtype at FER's eight classes, both buckets, and rows that fill a block."""
+    """Every dtype at four neighbours and FER's eight classes, both buckets, and rows that fill a block."""
     found = []
     names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
     cases = [(dtype, 72, 8) for dtype in names] + [(torch.float32, 8192, 8)]
@@ -198,8 +199,8 @@ def specimens() -> list[Specimen]:
         own, wide = f"*{names[dtype]}", "*fp64" if dtype == torch.float64 else "*fp32"
         inputs = {"z_ptr": own, "v_ptr": own, "w_ptr": own}
         saved = {"residual_ptr": wide, "divergence_ptr": wide}
-        sizes = {"size": "i32", "count": "i32"}
-        constants = _constants(dtype, classes, True, rows, block)
+        sizes = {"size": "i32"}
+        constants = _constants(dtype, 4, classes, True, rows, block)
         name = f"{names[dtype]} C={classes} rows={rows}"
         signature = {**inputs, "loss_ptr": wide, **saved, **sizes}
         found.append(Specimen("neighbor_divergence", f"forward {name}", _forward_kernel, signature, constants, warps))

@@ -20,7 +20,13 @@ OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy", "nei
 
 # What has a kernel; a new Triton or CUDA kernel becomes reachable by its entry here.
 _NATIVE: dict[str, tuple[str, ...]] = {"cpu": OPS, "cuda": ("similarity_preserving",)}
-_TRITON: tuple[str, ...] = ("similarity_preserving", "concordance", "scaled_cross_entropy", "neighbor_divergence")
+_TRITON: tuple[str, ...] = (
+    "similarity_preserving",
+    "class_similarity",
+    "concordance",
+    "scaled_cross_entropy",
+    "neighbor_divergence",
+)
 
 # Shape buckets: up to how many rows a device prefers its native kernel (one block holds a branch); no entry: any.
 _NATIVE_ROWS = {("similarity_preserving", "cuda"): 288}

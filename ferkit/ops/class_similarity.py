@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ferkit.kernels.eager import class_similarity as eager
+from ferkit.kernels.eager import class_similarity_variance as eager_variance
 from ferkit.ops import _select
 from ferkit.ops._library import (
     accumulation_dtype,
@@ -48,7 +49,12 @@ def class_similarity(
     mean, counts = outputs[0], outputs[1]
     if not variance:
         return mean, counts, None
-    spread = without_autocast(eager.variance, features.device.type, features, labels, num_classes, include_self)
+    if not unobserved(features, labels):
+        spread = _variance_op(*arguments)
+    elif needs_autograd(features):
+        spread = _Variance.apply(None, *arguments)
+    else:
+        spread = _variance(*arguments)
     return mean, counts, spread
 
 
@@ -139,4 +145,75 @@ _backward_op = define(
     implementation=_backward,
     fake=_backward_fake,
     autograd=_backward_autograd,
+)
+
+
+def _variance_kernels(features: Tensor) -> Any:
+    """Where the chosen backend has no variance (the native one), the eager one stands in."""
+    chosen = _select.kernel("class_similarity", features.device.type, features.dtype, features.shape[0])
+    return chosen if hasattr(chosen, "variance_forward") else eager_variance
+
+
+def _variance(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
+    forward = _variance_kernels(features).variance_forward
+    return without_autocast(forward, features.device.type, features, labels, num_classes, include_self)
+
+
+def _variance_backward(grad: Tensor, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
+    backward = _variance_kernels(features).variance_backward
+    return without_autocast(backward, features.device.type, grad, features, labels, num_classes, include_self)
+
+
+def _variance_fake(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Tensor:
+    return features.new_empty(features.shape[0], num_classes)
+
+
+def _variance_backward_fake(
+    grad: Tensor, features: Tensor, labels: Tensor, num_classes: int, include_self: bool
+) -> Tensor:
+    return features.new_empty(features.shape)
+
+
+class _Variance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
+        arguments = (features, labels, num_classes, include_self)
+        ctx.save_for_backward(features, labels)
+        ctx.settings = num_classes, include_self
+        return _variance(*arguments) if keyset is None else redispatch(_variance_op, keyset, *arguments)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        arguments = (grad, *ctx.saved_tensors, *ctx.settings)
+        direct = not torch.is_grad_enabled() and unobserved(grad, arguments[1])
+        return None, (_variance_backward if direct else _variance_backward_op)(*arguments), None, None, None
+
+
+def _variance_autograd(keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
+    if needs_autograd(features):
+        return _Variance.apply(keyset, features, labels, num_classes, include_self)
+    return redispatch(_variance_op, keyset, features, labels, num_classes, include_self)
+
+
+def _variance_backward_autograd(
+    keyset: Any, grad: Tensor, features: Tensor, labels: Tensor, num_classes: int, include_self: bool
+) -> Any:
+    arguments = (grad, features, labels, num_classes, include_self)
+    if needs_autograd(grad, features):  # second order: the eager formula, recorded step by step
+        return without_autocast(eager_variance.variance_backward, features.device.type, *arguments)
+    return redispatch(_variance_backward_op, keyset, *arguments)
+
+
+_variance_op = define(
+    "class_similarity_variance(Tensor features, Tensor labels, SymInt num_classes, bool include_self) -> Tensor",
+    implementation=_variance,
+    fake=_variance_fake,
+    autograd=_variance_autograd,
+)
+_variance_backward_op = define(
+    "class_similarity_variance_backward(Tensor grad, Tensor features, Tensor labels, SymInt num_classes,"
+    " bool include_self) -> Tensor",
+    implementation=_variance_backward,
+    fake=_variance_backward_fake,
+    autograd=_variance_backward_autograd,
 )

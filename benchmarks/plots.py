@@ -56,6 +56,9 @@ def draw(rows: list[dict[str, Any]], folder: Path, title: str) -> list[Path]:
         if even:
             axes.axhline(1, color="0.4", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", yscale="log", xlabel="N (rows of the batch)", ylabel=label)
+        sizes = sorted({size for _, points, _, _ in lines for size, _ in points})
+        axes.set_xticks(sizes, [str(size) for size in sizes], rotation=45, ha="right", rotation_mode="anchor")
+        axes.xaxis.minorticks_off()
         axes.grid(True, which="major", alpha=0.3)
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
         axes.set_title(title, fontsize=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.runner import met
+from benchmarks.runner import AT_MOST, met
 
 TITLES = {"call": "As called from Python", "replay": "Under CUDA-graph replay"}
 
@@ -34,8 +34,10 @@ def timings(rows: list[dict[str, Any]], clock: str) -> list[str]:
 def accuracy(rows: list[dict[str, Any]]) -> list[str]:
     lines = ["| case | error | allowed |", "|---|---:|---:|"]
     for row in rows:
-        refused = " REFUSED" if "refused" in row else ""
-        lines.append(f"| {row['case']} | {row['error']:.0e}{refused} | {row['allowed']:.0e} |")
+        if "refused" in row:
+            lines.append(f"| {row['case']} | REFUSED: {row['refused']} | |")
+        elif row["error"] is not None:
+            lines.append(f"| {row['case']} | {row['error']:.0e} | {row['allowed']:.0e} |")
     return lines
 
 
@@ -54,7 +56,7 @@ def asked(rows: list[dict[str, Any]]) -> list[str]:
     lines = ["| case | what | asked | measured | |", "|---|---|---:|---:|---|"]
     for row in rows:
         for name, (want, got) in row.get("asked", {}).items():
-            sign = "at most" if name == "over_bound" else "at least"
+            sign = "at most" if name in AT_MOST else "at least"
             verdict = "met" if met(name, want, got) else "MISSED"
             lines.append(f"| {row['case']} | {name.replace('_', ' ')} | {sign} {want:.3g} | {got:.2f} | {verdict} |")
     return lines

@@ -103,6 +103,17 @@ def test_peak_memory_of_a_process():
     assert textbook["above"] > 10 > ours["above"] and ours["whole"] > ours["above"]
 
 
+def test_a_case_that_raises_is_reported_and_the_others_go_on():
+    case = small(suite.find("concordance 72x2", "cpu"))
+
+    def fails(prediction, target):
+        raise RuntimeError("no such kernel\nand more")
+
+    rows = command.run([dataclasses.replace(case, ours=fails), dataclasses.replace(case, rounds=3)], quick=True)
+    assert rows[0]["refused"] == "RuntimeError: no such kernel" and "call" in rows[1]
+    assert "REFUSED: RuntimeError: no such kernel" in table.markdown(rows, {})
+
+
 def test_plots_and_page_are_written(tmp_path):
     pytest.importorskip("matplotlib")
     rows = [

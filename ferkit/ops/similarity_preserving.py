@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -22,7 +23,13 @@ from ferkit.ops._library import (
 __all__ = ["similarity_preserving"]
 
 _FORMS = {"auto": 0, "gram": 1, "factored": 2}
-CROSSOVER = 6  # auto: from about N = 6 D on the factored form costs less; see docs/math/similarity_preserving.md
+# auto: beyond N = crossover * D the factored form, in float64, costs less; see docs/math/similarity_preserving.md
+CROSSOVER = 6
+CUDA_CROSSOVER = {
+    "float64": 8,
+    "tf32": 24,
+    "slow": 200,
+}  # full-rate float64; TF32 Gram matrices; float64 at 1/32 or less
 
 
 def similarity_preserving(
@@ -56,9 +63,25 @@ def similarity_preserving(
     return loss
 
 
+@functools.cache
+def _full_rate(device: torch.device) -> bool:
+    """Whether float64 runs at half of float32's rate, as on the data centre GPUs."""
+    return torch.cuda.get_device_capability(device) in ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
+
+
+def _crossover(tensor: Tensor) -> int:
+    if not tensor.is_cuda:
+        return CROSSOVER
+    if tensor.dtype == torch.float64:
+        return CUDA_CROSSOVER["float64"]
+    if not _full_rate(tensor.device):
+        return CUDA_CROSSOVER["slow"]
+    return CUDA_CROSSOVER["tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "float64"]
+
+
 def _takes_gram(target: Tensor, auxiliary: Tensor, form: int) -> bool:
     """Asked inside the implementation only: of a symbolic size it would cost a recompile."""
-    return form == 1 or (form == 0 and target.shape[0] <= CROSSOVER * max(target.shape[1], auxiliary.shape[2]))
+    return form == 1 or (form == 0 and target.shape[0] <= _crossover(target) * max(target.shape[1], auxiliary.shape[2]))
 
 
 def _kept(target: Tensor, auxiliary: Tensor, subset: bool, form: int) -> int:

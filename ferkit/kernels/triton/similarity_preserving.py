@@ -128,7 +128,7 @@ def _gram_forward(
             torch.bmm(auxiliary[:, row:end], auxiliary.mT, out=gram[1:, : end - row, :size])
             gram_form.rows(gram, mask, work, plan.vectors, row, end - row, subset)
     parts = plan.vectors + (4 * branches + (branches if subset else 1) - branches) * size
-    gram_form.finish(work, parts, size, parts + branches * size, mask, loss)
+    gram_form.finish(work, parts, size, parts + branches * size, plan.length, mask, loss)
     return plan, work
 
 

@@ -1,8 +1,8 @@
 """The steps of the factored form around its kernels: D x D blocks over chunks of rows, in fixed order, all in float64.
 
-Launches where one chunk holds all rows: forward 17 (a side: zero, spread, two products, norms; then two zeros, pairs,
-two products, dots, finish; the sides are the target and all branches at once), backward 18 (pairs, two products, pull,
-sum, one more sum for the target's norms; a side: zero, spread, three products, close).
+Launches where one chunk holds all rows: forward 14 (zero; a side: spread, two products, norms; then pairs, two
+products, dots, finish; the sides are the target and all branches at once), backward 18 (pairs, two products, pull, sum,
+one more sum for the target's norms; a side: zero, spread, three products, close).
 """
 
 from __future__ import annotations
@@ -125,7 +125,6 @@ def _normalise(p: _Problem, side: _Family) -> None:
     at = p.layout
     height = at.height
     right, product = (p.rows(side.sides, height, at.wide) for _ in range(2))
-    side.block.zero_()
     for row, rows in _chunks(at.size, height):
         p.spread(side, row, rows, right, right, None)
         side.block.baddbmm_(right[:, :rows].mT, right[:, :rows])
@@ -146,11 +145,10 @@ def forward(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, loss:
     """Fills ``loss``, and ``state`` if it has the room."""
     p = _Problem(target, auxiliary, mask, subset, state)
     at = p.layout
+    p.work.zero_()  # the blocks are sums over chunks
     _normalise(p, p.target)
     _normalise(p, p.auxiliary)
     x, z = (p.rows(at.branches, at.pair_height, 2 * at.wide) for _ in range(2))
-    p.xx.zero_()
-    p.zz.zero_()
     for row, rows in _chunks(at.size, at.pair_height):
         p.pairs(row, rows, x, z)
         p.xx.baddbmm_(x[:, :rows].mT, x[:, :rows])
@@ -160,7 +158,7 @@ def forward(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, loss:
     kernels.dots[(at.branches * kernels.SPLITS,)](
         p.xx, p.zz, parts, entries, SPLIT=kernels.SPLITS, BLOCK=1024, num_warps=4
     )
-    finish(p.work, at.starts[7], kernels.SPLITS, at.starts[6], mask, loss)
+    finish(p.work, at.starts[7], kernels.SPLITS, at.starts[6], 0, mask, loss)
     return p
 
 

@@ -19,7 +19,7 @@ from ferkit.kernels.triton.launch import Specimen
 __all__ = ["finish", "pull", "rows", "specimens"]
 
 _SIZES = ["row0", "rows", "column0", "columns", "size", "eighths", "capacity", "branches", "vectors"]
-_STRIDES = ["mask_branch", "mask_row", "grad_stride", "count"]
+_STRIDES = ["mask_branch", "mask_row", "grad_stride", "count", "parts", "divisors", "end"]
 
 
 @triton.jit
@@ -98,6 +98,13 @@ def _rows_kernel(
         along_t += tl.where(w != 0, w * (d * a_t), 0.0)
         along_i += tl.where(w != 0, w * (d * a_i), 0.0)
 
+    pad = size.to(tl.int64) + tl.arange(0, 8)
+    unwritten = valid[:, None] & (pad < wide)[None, :]
+    nothing = tl.zeros((ROWS, 8), dtype=acc)  # padding is part of what is kept: defined, though never used
+    tl.store(other + pad[None, :], nothing, mask=unwritten)
+    if branch == 0:
+        tl.store(own + pad[None, :], nothing, mask=unwritten)
+
     row = row0.to(tl.int64) + here
     w_n = tl.load(weights + row * mask_row, mask=valid, other=0).to(acc)
     one = size.to(tl.int64)
@@ -120,7 +127,7 @@ def _rows_kernel(
 
 
 @triton.jit(do_not_specialize=[*_SIZES, *_STRIDES])
-def _finish_kernel(work, parts, mask, loss, count, size, divisors, mask_branch, mask_row, BLOCK: tl.constexpr):
+def _finish_kernel(work, parts, mask, loss, count, size, divisors, end, mask_branch, mask_row, BLOCK: tl.constexpr):
     """One branch: its parts summed in a fixed order, 1/N_i^2, and the loss."""
     branch = tl.program_id(0).to(tl.int64)
     total = tl.zeros((BLOCK,), dtype=tl.float64)
@@ -138,6 +145,9 @@ def _finish_kernel(work, parts, mask, loss, count, size, divisors, mask_branch, 
     value = tl.where(value < 0, 0.0, value)  # NaN stays; the factored form may round below 0
     tl.store(work + divisors + branch, divisor.to(work.dtype.element_ty))
     tl.store(loss + branch, (value * divisor).to(loss.dtype.element_ty))
+    if branch == 0:  # what rounds the state up, up to `end`
+        tail = divisors + tl.num_programs(0) + tl.arange(0, 4)
+        tl.store(work + tail, tl.zeros((4,), dtype=work.dtype.element_ty), mask=tail < end)
 
 
 @triton.jit(do_not_specialize=[*_SIZES, *_STRIDES])
@@ -234,10 +244,11 @@ def rows(gram: Tensor, mask: Tensor, work: Tensor, vectors: int, row0: int, coun
     _rows_kernel[grid](gram, mask, work, *sizes, SUBSET=subset, ROWS=several, COLUMNS=block, num_warps=4)
 
 
-def finish(work: Tensor, parts: int, count: int, divisors: int, mask: Tensor, loss: Tensor) -> None:
-    """loss (M,) = the sum of ``count`` parts a branch / N_i^2; 1/N_i^2 is kept at ``divisors``."""
+def finish(work: Tensor, parts: int, count: int, divisors: int, end: int, mask: Tensor, loss: Tensor) -> None:
+    """loss (M,) = the sum of ``count`` parts a branch / N_i^2; 1/N_i^2 goes to ``divisors``, zeros on to ``end``."""
     branches, size = mask.shape
-    _finish_kernel[(branches,)](work, parts, mask, loss, count, size, divisors, *mask.stride(), BLOCK=1024, num_warps=4)
+    sizes = count, size, divisors, end, *mask.stride()
+    _finish_kernel[(branches,)](work, parts, mask, loss, *sizes, BLOCK=1024, num_warps=4)
 
 
 def pull(
@@ -256,38 +267,25 @@ def pull(
     height, width, warps = (8, 32, 4) if size <= 128 else (32, 32, 8)
     grid = (triton.cdiv(count, height) * triton.cdiv(columns, width),)
     sizes = row0, count, column0, columns, size, gram.shape[2] // 8, gram.shape[1], branches, vectors
-    _pull_kernel[grid](
-        gram,
-        result,
-        mask,
-        grad,
-        work,
-        *sizes,
-        *mask.stride(),
-        *grad.stride(),
-        SUBSET=subset,
-        ROWS=height,
-        COLUMNS=width,
-        num_warps=warps,
-    )
-
-
-def _specimen(name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int = 4) -> Specimen:
-    signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names if argument not in constants}
-    return Specimen("similarity_preserving", name, kernel, signature, constants, warps)
+    arguments = gram, result, mask, grad, work, *sizes, *mask.stride(), *grad.stride()
+    _pull_kernel[grid](*arguments, SUBSET=subset, ROWS=height, COLUMNS=width, num_warps=warps)
 
 
 def specimens() -> list[Specimen]:
     """The kernels of the Gram form in the dtypes and buckets in use."""
+    large, small = {"ROWS": 4, "COLUMNS": 512}, {"ROWS": 4, "COLUMNS": 128}
+    cases: list[tuple[str, Any, str, dict[str, Any], int]] = [
+        ("gram_rows_f32", _rows_kernel, "*fp32", {"SUBSET": False, **large}, 4),
+        ("gram_rows_f64", _rows_kernel, "*fp64", {"SUBSET": False, **large}, 4),
+        ("gram_rows_small", _rows_kernel, "*fp32", {"SUBSET": True, **small}, 4),
+        ("gram_pull_f32", _pull_kernel, "*fp32", {"SUBSET": False, "ROWS": 32, "COLUMNS": 32}, 8),
+        ("gram_pull_f64", _pull_kernel, "*fp64", {"SUBSET": True, "ROWS": 32, "COLUMNS": 32}, 8),
+        ("gram_pull_small", _pull_kernel, "*fp32", {"SUBSET": True, "ROWS": 8, "COLUMNS": 32}, 4),
+        ("finish", _finish_kernel, "*fp32", {"BLOCK": 1024}, 4),
+    ]
     found = []
-    for kind, short in (("*fp32", "f32"), ("*fp64", "f64")):
-        types = {"gram": kind, "result": kind, "work": kind, "grad": kind, "loss": kind, "mask": "*u8"}
-        several = {"SUBSET": False, "ROWS": 4, "COLUMNS": 512}
-        tile = {"SUBSET": short == "f64", "ROWS": 32, "COLUMNS": 32}
-        found.append(_specimen(f"gram_rows_{short}", _rows_kernel, types, several))
-        found.append(_specimen(f"gram_pull_{short}", _pull_kernel, types, tile, 8))
-    small = {"gram": "*fp32", "result": "*fp32", "work": "*fp32", "grad": "*fp32", "loss": "*fp32", "mask": "*u8"}
-    found.append(_specimen("gram_rows_small", _rows_kernel, small, {"SUBSET": False, "ROWS": 4, "COLUMNS": 128}))
-    found.append(_specimen("gram_pull_small", _pull_kernel, small, {"SUBSET": True, "ROWS": 8, "COLUMNS": 32}))
-    found.append(_specimen("finish", _finish_kernel, small, {"BLOCK": 1024}))
+    for name, kernel, kind, constants, warps in cases:
+        types = dict.fromkeys(("gram", "result", "work", "grad", "loss"), kind) | {"mask": "*u8"}
+        signature = {key: types.get(key, "i32") for key in kernel.arg_names if key not in constants}
+        found.append(Specimen("similarity_preserving", name, kernel, signature, constants, warps))
     return found

@@ -75,8 +75,10 @@ def test_three_launches(poisoned, monkeypatch, size, include_self):
     compare(*problem(size, 6, 9), 9, include_self)
 
 
-def test_more_rows_than_one_program_counts(poisoned):
-    compare(*problem(513, 2, 1), 1, True)
+@pytest.mark.parametrize("size", [16, 17])
+def test_at_the_bound_of_two_launches(poisoned, monkeypatch, size):
+    monkeypatch.setattr(kernels, "SMALL", 16)
+    compare(*problem(size, 2, 2), 2, True)
 
 
 def test_rows_wider_than_a_pass(poisoned, monkeypatch):

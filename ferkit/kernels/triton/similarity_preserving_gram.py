@@ -27,7 +27,7 @@ def inverse_root(square):
     """1/sqrt in double, 0 where the square is 0; NaN stays NaN."""
     wide = square.to(tl.float64)
     zero = wide == 0
-    return tl.where(zero, 0.0, 1.0 / tl.sqrt(tl.where(zero, 1.0, wide)))
+    return tl.where(zero, 0.0, tl.rsqrt(tl.where(zero, 1.0, wide)))
 
 
 # The vectors, each (size,), lie in `work` from `vectors` on: 1/r of the target (one, or one a branch if SUBSET), then
@@ -238,7 +238,7 @@ def _pull_kernel(
 def rows(gram: Tensor, mask: Tensor, work: Tensor, vectors: int, row0: int, count: int, subset: bool) -> None:
     """Vectors of rows row0.. of the batch, which are the first ``count`` rows of each matrix in ``gram``."""
     branches, size = mask.shape
-    several, block = (4, 128) if size <= 128 else (4, 512)
+    several, block = (4, 128) if size <= 128 else (4, 256)
     grid = (triton.cdiv(count, several) * branches,)
     sizes = row0, count, size, gram.shape[2] // 8, gram.shape[1], branches, vectors, *mask.stride()
     _rows_kernel[grid](gram, mask, work, *sizes, SUBSET=subset, ROWS=several, COLUMNS=block, num_warps=4)
@@ -273,7 +273,7 @@ def pull(
 
 def specimens() -> list[Specimen]:
     """The kernels of the Gram form in the dtypes and buckets in use."""
-    large, small = {"ROWS": 4, "COLUMNS": 512}, {"ROWS": 4, "COLUMNS": 128}
+    large, small = {"ROWS": 4, "COLUMNS": 256}, {"ROWS": 4, "COLUMNS": 128}
     cases: list[tuple[str, Any, str, dict[str, Any], int]] = [
         ("gram_rows_f32", _rows_kernel, "*fp32", {"SUBSET": False, **large}, 4),
         ("gram_rows_f64", _rows_kernel, "*fp64", {"SUBSET": False, **large}, 4),

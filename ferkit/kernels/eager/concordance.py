@@ -54,7 +54,8 @@ class _Moments:
         """A row that takes part, the mean's distance from it, and x less its mean; a large mean does not cancel."""
         start = x.new_zeros(x.shape[1])
         if x.shape[0] > 0:
-            start = x.detach()[self.live[:, 0].to(torch.int32).argmax()]
+            first = self.live[:, :1].to(torch.int32).argmax(0)  # indexing by a tensor without a size waits for a GPU
+            start = x.detach().index_select(0, first)[0]
             start = torch.where(self.total == 0, 0, start)
         shifted = torch.where(self.live, x - start, 0)
         middle = (self.weight * shifted).sum(0) * inverse

@@ -245,7 +245,7 @@ def final_kernel(
     if FEW:
         pull = tl.zeros([ROWS, COLUMNS], ACC)
         for part in range(0, parts):
-            pull += tl.load(pulls + part * classes * span + place, mask=inner, other=0)
+            pull += tl.load(pulls + part * (classes * span) + place, mask=inner, other=0)
     else:
         pull = tl.load(pulls + place, mask=inner, other=0)
     pull = pull * (1.0 / tl.maximum(met, 1))[:, None]

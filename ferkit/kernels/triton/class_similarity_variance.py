@@ -17,6 +17,7 @@ from ferkit.kernels.triton.launch import Specimen, next_power_of_two
 __all__ = ["specimens", "variance_backward", "variance_forward"]
 
 _MOST_CLASSES = 32  # classes of one program
+_REGISTERS = 224  # of spread_kernel: left alone, the compiler may take 128 and spill two
 _BLOCK = {"ieee": 32, "tf32": 64}  # rows of one program: products without tensor cores hold more in registers
 
 
@@ -153,7 +154,7 @@ def variance_forward(features: Tensor, labels: Tensor, num_classes: int, include
         spread_kernel[(triton.cdiv(rows, block), triton.cdiv(num_classes, classes))](
             unit, labels, mean, total, rows, width, num_classes,
             ROWS=block, COLUMNS=64, DEPTH=16, CLASSES=classes, EXCLUDE=not include_self, PRECISION=precision,
-            num_warps=8, num_stages=2,
+            num_warps=8, num_stages=2, maxnreg=_REGISTERS,
         )  # fmt: skip
     return _finish(total * share, labels, num_classes, features.dtype)
 
@@ -190,5 +191,6 @@ def specimens() -> list[Specimen]:
             names = [parameter.name for parameter in kernel.params if not parameter.is_constexpr]
             types = dict.fromkeys(names, "*fp32") | {"labels": "*i64"} | dict.fromkeys(names[-3:], "i32")
             name = f"{kernel.fn.__name__.removesuffix('_kernel')} of the variance, {precision}"
-            made.append(Specimen("class_similarity", name, kernel, types, constants, warps=8, stages=2))
+            options = {"maxnreg": _REGISTERS} if kernel is spread_kernel else {}
+            made.append(Specimen("class_similarity", name, kernel, types, constants, 8, 2, options))
     return made

@@ -1,8 +1,8 @@
 """float32 error of similarity_preserving, value and gradient, for branches converging to the target's similarities.
 
-`python -m benchmarks.accuracy` prints the textbook form, both of ferkit's and `auto`, against float64. Errors below half
-a unit in the last place of a float32 result (6e-8), which none can promise, are printed as such. Branches go
-to features that are equal to the target's, scaled, rotated, or differently wide (padded and rotated): in
+`python -m benchmarks.accuracy` prints the textbook form, both of ferkit's and `auto`, against float64. Errors below
+half a unit in the last place of a float32 result (6e-8), which none can promise, are printed as such. Branches go to
+features that are equal to the target's, scaled, rotated, or differently wide (padded and rotated): in
 the last three its Gram matrix agrees although its features do not.
 """
 

@@ -7,68 +7,138 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 13;  // logits worth a thread
 
-// Copies rows [n, n + used) of `logits` into `block` (C, lanes), transposed.
+// Rows of `classes` numbers to one vector per class and back, eight classes at a time: with L lanes, vector k holds row
+// k (and, in float, row k + 8 in its other half) before, and class k of every row after.
 template <typename T>
-FERKIT_INLINE void gather(const T* logits, int64_t n, int used, int64_t classes, T* block) {
+FERKIT_INLINE void transpose(Vec<T>* v) {
   constexpr int L = Simd<T>::lanes;
-  for (int i = 0; i < L; ++i) {
-    const T* from = logits + (n + (i < used ? i : 0)) * classes;
-    for (int64_t c = 0; c < classes; ++c) block[c * L + i] = from[c];
+#if defined(__GNUC__) && !defined(__clang__)
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
+#pragma GCC unroll 3
+  for (int step = 1; step < 8; step *= 2) {
+    Indices low = {}, high = {};
+    for (int i = 0; i < L; ++i) {
+      low[i] = i & step ? L + i - step : i;
+      high[i] = i & step ? L + i : i + step;
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) {
+      if (k & step) continue;
+      const Vec<T> a = v[k], b = v[k + step];
+      v[k] = __builtin_shuffle(a, b, low), v[k + step] = __builtin_shuffle(a, b, high);
+    }
+  }
+#else
+  Vec<T> copy[8];
+  for (int k = 0; k < 8; ++k) copy[k] = v[k];
+  for (int k = 0; k < 8; ++k)
+    for (int i = 0; i < L; ++i) v[k][i] = copy[i % 8][i / 8 * 8 + k];
+#endif
+}
+
+// Copies rows [n, n + used) of `logits` into `block` (classes rounded up to 8, lanes), transposed; `total` rows in all.
+template <typename T>
+FERKIT_INLINE void gather(const T* logits, int64_t n, int used, int64_t total, int64_t classes, T* block) {
+  constexpr int L = Simd<T>::lanes;
+  for (int64_t c = 0; c < classes; c += 8) {
+    // Eight numbers are read even of a shorter row, unless that would leave the tensor.
+    const bool inside = (n + used - 1) * classes + c + 8 <= total * classes;
+    const int64_t count = inside || classes - c >= 8 ? 8 : classes - c;
+    Vec<T> v[8];
+    T part[8][L];
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+      const T* from = logits + (n + (i < used ? i : 0)) * classes + c;
+      if (count == 8)
+        std::memcpy(&part[i % 8][i / 8 * 8], from, 8 * sizeof(T));
+      else
+        for (int64_t d = 0; d < 8; ++d) part[i % 8][i / 8 * 8 + d] = d < count ? from[d] : T(0);
+    }
+    for (int k = 0; k < 8; ++k) load<T>(v[k], part[k]);
+    transpose<T>(v);
+    for (int k = 0; k < 8; ++k) store<T>(block + (c + k) * L, v[k]);
+  }
+}
+
+// The way back, for rows [n, n + used).
+template <typename T>
+FERKIT_INLINE void scatter(const T* block, int64_t n, int used, int64_t classes, T* logits) {
+  constexpr int L = Simd<T>::lanes;
+  for (int64_t c = 0; c < classes; c += 8) {
+    Vec<T> v[8];
+    for (int k = 0; k < 8; ++k) load<T>(v[k], block + (c + k) * L);
+    transpose<T>(v);
+    const int64_t count = classes - c < 8 ? classes - c : 8;
+    for (int i = 0; i < used; ++i) {
+      const T* from = reinterpret_cast<const T*>(&v[i % 8]) + i / 8 * 8;
+      T* to = logits + (n + i) * classes + c;
+      if (count == 8)
+        std::memcpy(to, from, 8 * sizeof(T));
+      else
+        for (int64_t d = 0; d < count; ++d) to[d] = from[d];
+    }
   }
 }
 
 template <typename T>
 FERKIT_INLINE void loss_rows(
-    int64_t begin, int64_t end, int64_t classes, const T* logits, const T* scale, const int64_t* labels, T* loss,
-    T* normaliser, T* block) {
+    int64_t begin, int64_t end, int64_t size, int64_t classes, const T* logits, const T* scale, const int64_t* labels,
+    T* loss, T* normaliser, T* block) {
   constexpr int L = Simd<T>::lanes;
   for (int64_t n = begin; n < end; n += L) {
     const int used = static_cast<int>(end - n < L ? end - n : L);
-    gather<T>(logits, n, used, classes, block);
-    Vec<T> factor, top, total = {};
+    gather<T>(logits, n, used, size, classes, block);
+    Vec<T> factor, top, total = {}, label, picked = {};
+    T own[L], tops[L], totals[L];  // lanes are filled and read in memory: one at a time in a register costs more
+    for (int i = 0; i < L; ++i) own[i] = static_cast<T>(labels[n + (i < used ? i : 0)]);  // classes are far below 2^24
+    load<T>(label, own);
     load_some<T>(factor, scale + n, used);
     top = Vec<T>{} - std::numeric_limits<T>::infinity();
     for (int64_t c = 0; c < classes; ++c) {
       Vec<T> v;
       load<T>(v, block + c * L);
       v = v * factor;
-      store<T>(block + c * L, v);
       top = v > top ? v : top;
+      picked = label == (Vec<T>{} + static_cast<T>(c)) ? v : picked;
     }
     for (int64_t c = 0; c < classes; ++c) {
       Vec<T> v;
       load<T>(v, block + c * L);
-      v = v - top;
+      v = v * factor - top;
       exp_lanes(v);
       total += v;
     }
+    // With -inf in the row and NaN elsewhere the sum is NaN, hence so is the loss.
+    Vec<T> value = total;
+    log_lanes(value);
+    value = label < T(0) ? Vec<T>{} : (top - picked) + value;
+    store<T>(own, value), store<T>(tops, top), store<T>(totals, total);
     for (int i = 0; i < used; ++i) {
-      const int64_t y = labels[n + i];
-      // With -inf in the row and NaN elsewhere the sum is NaN, hence so is the loss.
-      loss[n + i] = y < 0 ? T(0) : (top[i] - block[y * L + i]) + std::log(total[i]);
-      normaliser[2 * (n + i)] = top[i];
-      normaliser[2 * (n + i) + 1] = total[i];
+      loss[n + i] = own[i];
+      normaliser[2 * (n + i)] = tops[i];
+      normaliser[2 * (n + i) + 1] = totals[i];
     }
   }
 }
 
 template <typename T>
 FERKIT_INLINE void gradient_rows(
-    int64_t begin, int64_t end, int64_t classes, const T* grad, const T* logits, const T* scale, const int64_t* labels,
-    const T* normaliser, T* d_logits, T* d_scale, T* block) {
+    int64_t begin, int64_t end, int64_t size, int64_t classes, const T* grad, const T* logits, const T* scale,
+    const int64_t* labels, const T* normaliser, T* d_logits, T* d_scale, T* block) {
   constexpr int L = Simd<T>::lanes;
   for (int64_t n = begin; n < end; n += L) {
     const int used = static_cast<int>(end - n < L ? end - n : L);
-    gather<T>(logits, n, used, classes, block);
-    Vec<T> factor = {}, top = {}, share = {}, weight = {}, along = {};
-    for (int i = 0; i < used; ++i) {
-      factor[i] = scale[n + i];
-      top[i] = normaliser[2 * (n + i)];
-      share[i] = 1 / normaliser[2 * (n + i) + 1];
-      weight[i] = labels[n + i] < 0 ? T(0) : grad[n + i];
+    gather<T>(logits, n, used, size, classes, block);
+    Vec<T> factor, top, total, weight, label, along = {};
+    T own[L], tops[L], totals[L];
+    for (int i = 0; i < L; ++i) {
+      const int64_t m = n + (i < used ? i : 0);
+      own[i] = static_cast<T>(labels[m]), tops[i] = normaliser[2 * m], totals[i] = normaliser[2 * m + 1];
     }
-    Vec<T> label = {};
-    for (int i = 0; i < used; ++i) label[i] = static_cast<T>(labels[n + i]);  // classes are far below 2^24
+    load<T>(label, own), load<T>(top, tops), load<T>(total, totals);
+    load_some<T>(factor, scale + n, used), load_some<T>(weight, grad + n, used);
+    const Vec<T> share = T(1) / total;
     for (int64_t c = 0; c < classes; ++c) {
       Vec<T> z, p;
       load<T>(z, block + c * L);
@@ -76,28 +146,26 @@ FERKIT_INLINE void gradient_rows(
       exp_lanes(p);
       p = p * share;
       p = label == (Vec<T>{} + static_cast<T>(c)) ? p - T(1) : p;
-      p = p * weight;
-      along += z * p;
-      store<T>(block + c * L, p * factor);
+      p = label < T(0) ? Vec<T>{} : p * weight;  // an unlabelled row's NaN does not spread
+      along += label < T(0) ? Vec<T>{} : z * p;
+      store<T>(block + c * L, label < T(0) ? Vec<T>{} : p * factor);
     }
-    for (int i = 0; i < used; ++i) {
-      const bool off = labels[n + i] < 0;
-      T* to = d_logits + (n + i) * classes;
-      for (int64_t c = 0; c < classes; ++c) to[c] = off ? T(0) : block[c * L + i];
-      d_scale[n + i] = off ? T(0) : along[i];
-    }
+    scatter<T>(block, n, used, classes, d_logits);
+    store<T>(own, along);
+    std::memcpy(d_scale + n, own, sizeof(T) * used);
   }
 }
 
 #define FERKIT_DEFINE(T, S)                                                                                        \
   FERKIT_CLONES void loss_rows_##S(                                                                                \
-      int64_t b, int64_t e, int64_t c, const T* z, const T* s, const int64_t* y, T* l, T* n, T* block) {           \
-    loss_rows<T>(b, e, c, z, s, y, l, n, block);                                                                   \
+      int64_t b, int64_t e, int64_t size, int64_t c, const T* z, const T* s, const int64_t* y, T* l, T* n,         \
+      T* block) {                                                                                                  \
+    loss_rows<T>(b, e, size, c, z, s, y, l, n, block);                                                             \
   }                                                                                                                \
   FERKIT_CLONES void gradient_rows_##S(                                                                            \
-      int64_t b, int64_t e, int64_t c, const T* g, const T* z, const T* s, const int64_t* y, const T* n, T* dz,    \
-      T* ds, T* block) {                                                                                           \
-    gradient_rows<T>(b, e, c, g, z, s, y, n, dz, ds, block);                                                       \
+      int64_t b, int64_t e, int64_t size, int64_t c, const T* g, const T* z, const T* s, const int64_t* y,         \
+      const T* n, T* dz, T* ds, T* block) {                                                                        \
+    gradient_rows<T>(b, e, size, c, g, z, s, y, n, dz, ds, block);                                                 \
   }
 FERKIT_DEFINE(float, f32)
 FERKIT_DEFINE(double, f64)
@@ -128,8 +196,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& logits, const Tensor& scale, co
   std::vector<T> rows(mean ? size : 0);
   if (mean) l = rows.data();
   parallel(size, classes, kGrain, [&](int64_t b, int64_t e) {
-    std::vector<T> block(classes * Simd<T>::lanes + 1);
-    Rows<T>::loss(b, e, classes, z, s, y, l, n, block.data());
+    std::vector<T> block(round_up(classes, 8) * Simd<T>::lanes);
+    Rows<T>::loss(b, e, size, classes, z, s, y, l, n, block.data());
   });
   if (mean) {
     double sum = 0;
@@ -158,8 +226,8 @@ std::tuple<Tensor, Tensor> backward(
   }
   T *dz = out<T>(d_logits), *ds = out<T>(d_scale);
   parallel(size, classes, kGrain, [&](int64_t b, int64_t e) {
-    std::vector<T> block(classes * Simd<T>::lanes + 1);
-    Rows<T>::gradient(b, e, classes, g, z, s, y, n, dz, ds, block.data());
+    std::vector<T> block(round_up(classes, 8) * Simd<T>::lanes);
+    Rows<T>::gradient(b, e, size, classes, g, z, s, y, n, dz, ds, block.data());
   });
   return {d_logits, d_scale};
 }

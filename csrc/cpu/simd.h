@@ -81,6 +81,34 @@ FERKIT_INLINE void exp_lanes(Vec<float>& x) {
   p = huge ? Vec<float>{} + std::numeric_limits<float>::infinity() : p;
   x = tiny ? Vec<float>{} : p;
 }
+// log for float lanes of normal positive numbers, 1 ulp or so; NaN and infinity stay themselves.
+FERKIT_INLINE void log_lanes(Vec<float>& x) {
+  typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
+  Ints bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  const Ints above = bits - 0x3f3504f3;  // sqrt(1/2): the mantissa m is taken from [sqrt(1/2), sqrt(2))
+  const Vec<float> e = __builtin_convertvector(above >> 23, Vec<float>);
+  const Ints mantissa = (above & 0x007fffff) + 0x3f3504f3;
+  Vec<float> m;
+  std::memcpy(&m, &mantissa, sizeof(m));
+  const Vec<float> r = m - 1.0f;
+  Vec<float> p = Vec<float>{} + 7.0376836292e-2f;
+  p = p * r - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  const Vec<float> square = r * r;
+  const Vec<float> tail = (p * r * square + e * -2.12194440e-4f) - square * 0.5f;
+  const Vec<float> result = (r + tail) + e * 0.693359375f;
+  x = x < std::numeric_limits<float>::infinity() ? result : x;
+}
+FERKIT_INLINE void log_lanes(Vec<double>& x) {
+  for (int i = 0; i < Simd<double>::lanes; ++i) x[i] = std::log(x[i]);
+}
 FERKIT_INLINE void exp_lanes(Vec<double>& x) {
   for (int i = 0; i < Simd<double>::lanes; ++i) x[i] = std::exp(x[i]);
 }

@@ -1,8 +1,8 @@
 """similarity_preserving in plain PyTorch, both exact forms: the reference, the fallback, and the second-order path.
 
 In float64 whatever the input: where branches agree, both forms subtract nearly equal numbers, and what float32 would
-round off is the result. Branch by branch, so that memory does not grow with the number of branches. The derivation is in
-docs/math/similarity_preserving.md.
+round off is the result. Branch by branch, so that memory does not grow with the number of branches. The derivation is
+in docs/math/similarity_preserving.md.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ class Case:
                 values = values.sigmoid()
             if name == "distribution":
                 values = values.softmax(1)
+            if name == "affinity":
+                values = values.abs()
             tensors[name] = values.to(dtype)
         labels = torch.randint(CLASSES, (size,), generator=generator)
         labels[: min(size, CLASSES)] = torch.arange(min(size, CLASSES))
@@ -71,6 +73,12 @@ def _cases() -> list[Case]:
             cases.append(Case(f"msp-{form}-{normalize}", ff.msp_loss, features, options, per_sample=False))
         pair = {"student": ((5,), 0), "teacher": ((2, 2), 0)}
         cases.append(Case(f"sp-{form}", ff.similarity_preserving_loss, pair, {"form": form}, labelled=False))
+    around = {"logits": logits, "neighbor_logits": ((3, CLASSES), 0), "affinity": ((3,), 0)}
+    cases.append(Case("guidance", ff.neighbor_guidance_loss, around, {"detach": None}, labelled=False))
+    columns = {"prediction": logits, "target": logits}  # as many targets as there are classes
+    for convention in ("population", "released"):
+        options = {"convention": convention}
+        cases.append(Case(f"ccc-{convention}", ff.concordance_loss, columns, options, labelled=False, per_sample=False))
     return cases
 
 

@@ -68,11 +68,18 @@ def _why_not_triton(op: str, device_type: str) -> str | None:
         return f"Triton kernels run on cuda, not {device_type}"
     if op not in _TRITON:
         return "no Triton kernel yet"
-    if importlib.util.find_spec("triton") is None:
+    if not _has_triton():
         return 'Triton is not installed (pip install "ferkit[triton]")'
     if device_type == "cuda" and not torch.cuda.is_available():
         return "no CUDA device"
     return None
+
+
+def _has_triton() -> bool:
+    try:
+        return importlib.util.find_spec("triton") is not None
+    except ImportError:  # an import hook that forbids it
+        return False
 
 
 def can_run(op: str, backend: str, device_type: str = "cpu", dtype: torch.dtype = torch.float32) -> bool:
@@ -105,7 +112,7 @@ def _choose(op: str, device_type: str, dtype: torch.dtype, small: bool) -> Any:
 
 @contextlib.contextmanager
 def force(backend: str | None) -> Iterator[None]:
-    """Prefer one backend inside the block (the next that can where it cannot); for tests and measurements."""
+    """Prefer one backend inside the block, else eager (Triton beyond a native kernel's rows); for tests."""
     global _forced
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")

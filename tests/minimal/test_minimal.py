@@ -83,7 +83,7 @@ class Minimal(unittest.TestCase):
     def test_losses_run_and_agree_with_their_formula(self):
         import torch
 
-        from ferkit.losses import MSPLoss, WeightedLogitCrossEntropy
+        from ferkit.losses import CCCLoss, MSPLoss, NeighborGuidanceLoss, WeightedLogitCrossEntropy
 
         generator = torch.Generator().manual_seed(0)
         target = torch.randn(12, 5, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -107,6 +107,15 @@ class Minimal(unittest.TestCase):
             torch.nn.functional.cross_entropy(confidence[:, None] * logits, labels).item(),
             places=5,
         )
+        neighbors, affinity = torch.randn(12, 4, 3, generator=generator), torch.rand(12, 4, generator=generator)
+        share = neighbors.softmax(-1)
+        divergence = (share * (share.log() - logits.log_softmax(-1)[:, None])).sum(-1)
+        guidance = NeighborGuidanceLoss()(logits, neighbors, affinity)
+        self.assertAlmostEqual(guidance.item(), (affinity * divergence).sum(1).mean().item(), places=5)
+        x, y = (torch.randn(12, 2, generator=generator) for _ in range(2))
+        bottom = x.var(0, correction=0) + y.var(0, correction=0) + (x.mean(0) - y.mean(0)) ** 2
+        ccc = 2 * ((x - x.mean(0)) * (y - y.mean(0))).mean(0) / bottom
+        self.assertAlmostEqual(CCCLoss()(x, y).item(), 1 - ccc.mean().item(), places=5)
 
     def test_small_backbone_trains_a_step(self):
         import torch

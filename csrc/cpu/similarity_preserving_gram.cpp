@@ -1,7 +1,6 @@
 // The Gram form: A = G / r. G and all that follows from it, up to H of d F = H F, is in double whatever the input:
 // where branches agree, A_t - A_i is small, and would be made of G's roundings.
-#include <memory>
-
+#include "scratch.h"
 #include "similarity_preserving.h"
 #include "tiles.h"
 
@@ -237,7 +236,7 @@ void gram_forward(const Problem& p, const T* target, const T* branches, double* 
   const int64_t blocks = (p.size + 3) / 4, units = (blocks + 1) / 2;
   const int64_t widest = round_up(std::max(p.target_width, p.branch_width), L);
   parallel((p.branches + 1) * units, 4 * p.size * widest, 1 << 16, [&](int64_t b, int64_t e) {
-    const std::unique_ptr<double[]> f(new double[round_up(p.size, 4) * widest]);
+    const Scratch<double> f(round_up(p.size, 4) * widest);
     for (int64_t k = b, ready = -1; k < e; ++k) {
       const int64_t m = k / units, first = k % units, last = blocks - 1 - first;
       const int64_t width = m == 0 ? p.target_width : p.branch_width, padded = round_up(width, L);
@@ -270,7 +269,7 @@ void gram_backward(
       ci[i * wide + n] = 2 * scale[i] * g.along_branch(i)[n];
     }
   if (p.branches == 0) ct.resize(wide);
-  const std::unique_ptr<T[]> h(new T[(p.branches + 1) * wide * wide]);  // not filled: it may be large
+  const Scratch<T> h((p.branches + 1) * wide * wide);
   for (int64_t m = 0; m <= p.branches; ++m)
     std::fill(h.get() + (m * wide + p.size) * wide, h.get() + (m + 1) * wide * wide, T(0));
   parallel(p.size, p.branches * p.size, kGrain, [&](int64_t b, int64_t e) {
@@ -280,14 +279,14 @@ void gram_backward(
   const std::vector<double> any = p.subset ? used_by_any(g) : std::vector<double>();
   const int64_t own = (p.target_width + strip - 1) / strip, each = (p.branch_width + strip - 1) / strip;
   parallel(own + p.branches * each, p.size * p.size * strip, 1 << 17, [&](int64_t b, int64_t e) {
-    std::vector<T> pack(std::min(kDepth, p.size) * strip);
+    const Scratch<T> pack(std::min(kDepth, p.size) * strip);
     for (int64_t k = b; k < e; ++k) {
       const int64_t m = k < own ? 0 : 1 + (k - own) / each, from = (k < own ? k : (k - own) % each) * strip;
       const int64_t start = (m - 1) * p.size * p.branch_width;
       const double* used = !p.subset ? nullptr : m == 0 ? any.data() : g.outer(m - 1);
       Rows<T>::product(
           g, h.get() + m * wide * wide, m == 0 ? p.target_width : p.branch_width, from,
-          m == 0 ? target : branches + start, used, pack.data(), m == 0 ? d_target : d_branches + start);
+          m == 0 ? target : branches + start, used, pack.get(), m == 0 ? d_target : d_branches + start);
     }
   });
 }

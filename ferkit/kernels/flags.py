@@ -15,7 +15,8 @@ def label_flag(device: torch.device) -> Tensor:
     try:
         return _flags[device]
     except KeyError:
-        _flags[device] = torch.zeros(1, dtype=torch.int32, device=device)
+        with torch.inference_mode(False):  # what is made in inference mode can never be cleared outside it
+            _flags[device] = torch.zeros(1, dtype=torch.int32, device=device)
         return _flags[device]
 
 
@@ -28,6 +29,9 @@ def raise_label_errors() -> None:
     >>> import ferkit.functional
     >>> ferkit.functional.raise_label_errors()
     """
+    for device in _flags:
+        if device.type == "cuda":  # reading the flag waits for the current stream only
+            torch.cuda.synchronize(device)
     bad = [device for device, flag in _flags.items() if int(flag)]
     for device in bad:
         _flags[device].zero_()

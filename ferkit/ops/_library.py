@@ -46,10 +46,20 @@ def define(
     """Register one op and return its overload; ``autograd`` receives the dispatch keys first."""
     name = schema[: schema.index("(")]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, _contiguous(implementation), "CompositeExplicitAutograd")
     _LIBRARY.impl(name, autograd, "Autograd", with_keyset=True)
     torch.library.register_fake(f"ferkit::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.ferkit, name).default
+
+
+def _contiguous(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """The fakes promise contiguous results and compiled code relies on it; an eager kernel may follow its inputs."""
+
+    def run(*arguments: Any) -> Any:
+        results = implementation(*arguments)
+        return results.contiguous() if isinstance(results, Tensor) else tuple(part.contiguous() for part in results)
+
+    return run
 
 
 def unobserved(*tensors: Tensor) -> bool:

@@ -31,7 +31,7 @@ demo: $(VENV)/.ready
 test: $(VENV)/.tools
 	$(BIN)/python -m pytest -q --cov=ferkit --cov-report=term:skip-covered --cov-fail-under=90
 
-# Only torch (the small CPU build) and numpy: the losses work, and what is missing is explained.
+# Only torch and numpy: the losses work, and what is missing is explained.
 $(MINIMAL_VENV)/.ready: $(SOURCES) $(shell find ferkit -name '*.py')
 	test -x $(MINIMAL_VENV)/bin/python || $(PYTHON) -m venv $(MINIMAL_VENV)
 	$(MINIMAL_VENV)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77"
@@ -40,7 +40,7 @@ $(MINIMAL_VENV)/.ready: $(SOURCES) $(shell find ferkit -name '*.py')
 	@touch $@
 
 test-minimal: $(MINIMAL_VENV)/.ready
-	cd tests/minimal && ../../$(MINIMAL_VENV)/bin/python -m unittest -v test_minimal
+	cd tests/minimal && $(abspath $(MINIMAL_VENV))/bin/python -m unittest -v test_minimal
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

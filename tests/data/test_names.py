@@ -11,8 +11,7 @@ from ferkit.data.emotions import EMOTIONS, canonical_emotion, class_index
 
 def test_every_name_is_there():
     for name in ferkit.data.__all__:
-        if name != "SyntheticFaces":
-            assert getattr(ferkit.data, name) is not None
+        assert getattr(ferkit.data, name) is not None
     assert set(ferkit.data.__all__) <= set(dir(ferkit.data))
     with pytest.raises(AttributeError, match="has no attribute 'Manifests'"):
         _ = ferkit.data.Manifests

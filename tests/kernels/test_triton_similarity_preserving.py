@@ -158,3 +158,16 @@ def test_states_are_never_mistaken():
         for subset in (False, True):
             gram, factored = (kernels.state_size(target, auxiliary, subset, form) for form in (True, False))
             assert gram % 2 == 0 and (factored == 0 or factored % 2 == 1)
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_equal_features_are_exactly_equal(subset):
+    target, _, mask = problem(35, 7, 7, 3)
+    results = run(kernels, target, target.expand(3, -1, -1), mask, subset, True)
+    assert all((part == 0).all() for part in results)
+
+
+def test_equal_products_cancel_when_compiled():
+    """A fused multiply-add would leave the rounding of one product; the interpreter has none, so the option is read."""
+    compiled = {item.name: item.options["enable_fp_fusion"] for item in kernels.specimens() if "gram" in item.name}
+    assert compiled and not any(compiled.values())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ferkit.kernels.eager.concordance import STATE
 from ferkit.kernels.triton.concordance_kernels import SUMS, gradient_kernel, merge_kernel, moments_kernel
-from ferkit.kernels.triton.launch import Specimen, dense, next_power_of_two
+from ferkit.kernels.triton.launch import FUSED, Specimen, dense, next_power_of_two
 
 __all__ = ["backward", "forward", "specimens"]
 
@@ -56,7 +56,7 @@ def forward(
     programs = 1 if single else -(-blocks // each)
     partial = state if single else state.new_empty(programs, SUMS.value, width)
     accumulate, largest = _type(prediction.dtype)
-    flags = {"RELEASED": released, "LOSS": loss, "MEAN": here, "LARGEST": largest, "num_warps": 4}
+    flags = {"RELEASED": released, "LOSS": loss, "MEAN": here, "LARGEST": largest, "num_warps": 4, **FUSED}
     with _on(prediction):
         moments_kernel[(programs, -(-width // columns))](
             x, y, x if w is None else w, partial, value, state, size, each, width,
@@ -93,7 +93,7 @@ def backward(
             dense(grad), x, y, x if w is None else w, dense(state), d_prediction,
             d_target if with_target else d_prediction, size, width,
             WEIGHTED=w is not None, LOSS=loss, MEAN=mean, WITH_TARGET=with_target, BN=rows, BT=columns,
-            ACC=_type(prediction.dtype)[0], num_warps=4,
+            ACC=_type(prediction.dtype)[0], num_warps=4, **FUSED,
         )  # fmt: skip
     return d_prediction, d_target
 

@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["INTERPRETED", "Specimen", "accumulation_dtype", "dense", "next_power_of_two"]
+__all__ = ["FUSED", "INTERPRETED", "UNFUSED", "Specimen", "accumulation_dtype", "dense", "next_power_of_two"]
 
 # Read when Triton's decorators run, as Triton itself does; the interpreter takes CPU tensors.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+# Said at every launch, since Triton's default is about to change. Fused, a * b - c * d is not 0 for equal products.
+FUSED, UNFUSED = {"enable_fp_fusion": True}, {"enable_fp_fusion": False}
 
 
 @dataclass(frozen=True)

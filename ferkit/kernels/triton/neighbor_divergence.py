@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ferkit.kernels.eager import neighbor_divergence as eager
-from ferkit.kernels.triton.launch import Specimen, accumulation_dtype, dense, next_power_of_two
+from ferkit.kernels.triton.launch import FUSED, Specimen, accumulation_dtype, dense, next_power_of_two
 
 __all__ = ["backward", "forward", "specimens"]
 
@@ -153,7 +153,7 @@ def forward(logits: Tensor, neighbor_logits: Tensor, weight: Tensor, mean: bool)
     constants = _constants(logits.dtype, count, classes, mean, rows, block)
     with _on(logits):
         _forward_kernel[(triton.cdiv(size, rows),)](
-            logits, neighbor_logits, weight, loss, residual, divergence, size, **constants, num_warps=warps
+            logits, neighbor_logits, weight, loss, residual, divergence, size, **constants, num_warps=warps, **FUSED
         )
         if mean:
             loss = loss.mean().to(logits.dtype)
@@ -183,7 +183,7 @@ def backward(
     with _on(logits):
         _backward_kernel[(triton.cdiv(size, rows),)](
             grad, logits, neighbor_logits, weight, residual, divergence, d_logits, d_neighbors, d_weight,
-            size, 0 if mean else grad.stride(0), **constants, num_warps=warps,
+            size, 0 if mean else grad.stride(0), **constants, num_warps=warps, **FUSED,
         )  # fmt: skip
     return d_logits, d_neighbors, d_weight
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ferkit.kernels.eager import scaled_cross_entropy as eager
 from ferkit.kernels.flags import label_flag
-from ferkit.kernels.triton.launch import Specimen, accumulation_dtype, dense, next_power_of_two
+from ferkit.kernels.triton.launch import FUSED, Specimen, accumulation_dtype, dense, next_power_of_two
 
 __all__ = ["backward", "forward", "specimens"]
 
@@ -171,9 +171,10 @@ def forward(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> tuple[
             logits, scale, labels, loss, normaliser, label_flag(logits.device), sums, counts,
             size, scale.stride(0), labels.stride(0),
             CLASSES=classes, KIND=kind, ACC=_accumulator(logits.dtype), ROWS=rows, BLOCK=block, num_warps=warps,
+            **FUSED,
         )  # fmt: skip
         if kind == _SHARED:
-            _mean_kernel[(1,)](sums, counts, loss, programs, PARTS=_PARTS, num_warps=4)
+            _mean_kernel[(1,)](sums, counts, loss, programs, PARTS=_PARTS, num_warps=4, **FUSED)
     return loss, normaliser
 
 
@@ -194,12 +195,12 @@ def backward(
         if kind == _SHARED:
             parts = min(triton.cdiv(size, 1024), _PARTS)
             counts = torch.empty(parts, dtype=torch.int64, device=labels.device)
-            _count_kernel[(parts,)](labels, counts, size, labels.stride(0), ROWS=1024, num_warps=4)
+            _count_kernel[(parts,)](labels, counts, size, labels.stride(0), ROWS=1024, num_warps=4, **FUSED)
         _backward_kernel[(triton.cdiv(size, rows),)](
             grad, logits, scale, labels, normaliser, d_logits, d_scale, counts,
             size, parts, 0 if mean else grad.stride(0), scale.stride(0), labels.stride(0),
             CLASSES=classes, KIND=kind, ACC=_accumulator(logits.dtype), ROWS=rows, BLOCK=block,
-            PARTS=_PARTS if kind == _SHARED else 256, num_warps=warps,
+            PARTS=_PARTS if kind == _SHARED else 256, num_warps=warps, **FUSED,
         )  # fmt: skip
     return d_logits, d_scale
 

@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 
 from ferkit.kernels.triton import similarity_preserving_factored as kernels
-from ferkit.kernels.triton.launch import Specimen, accumulation_dtype, dense
+from ferkit.kernels.triton.launch import FUSED, Specimen, accumulation_dtype, dense
 from ferkit.kernels.triton.similarity_preserving_gram import finish
 
 __all__ = ["backward", "forward", "specimens", "state_size"]
@@ -77,7 +77,7 @@ class _Family:
 
 
 def _launch(kernel: Any, matrices: int, rows: int, *arguments: Any, **flags: bool) -> None:
-    kernel[(matrices * triton.cdiv(rows, _HEIGHT),)](*arguments, **flags, num_warps=4)
+    kernel[(matrices * triton.cdiv(rows, _HEIGHT),)](*arguments, **flags, num_warps=4, **FUSED)
 
 
 def _chunks(size: int, height: int) -> Iterator[tuple[int, int]]:
@@ -156,7 +156,7 @@ def forward(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, loss:
     entries = 4 * at.wide * at.wide
     parts = p.work[at.starts[7] :]
     kernels.dots[(at.branches * kernels.SPLITS,)](
-        p.xx, p.zz, parts, entries, SPLIT=kernels.SPLITS, BLOCK=1024, num_warps=4
+        p.xx, p.zz, parts, entries, SPLIT=kernels.SPLITS, BLOCK=1024, num_warps=4, **FUSED
     )
     finish(p.work, at.starts[7], kernels.SPLITS, at.starts[6], 0, mask, loss)
     return p

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ferkit.kernels.triton.launch import Specimen
+from ferkit.kernels.triton.launch import FUSED, UNFUSED, Specimen
 
 __all__ = ["finish", "pull", "rows", "specimens"]
 
@@ -93,7 +93,7 @@ def _rows_kernel(
         w = tl.load(weights + column * mask_row, mask=inside, other=0).to(acc)[None, :]
         a_t = t * inv_t[:, None]
         a_i = b * inv_i[:, None]
-        d = t * inv_t[:, None] - a_i
+        d = a_t - a_i
         distance += tl.where(w != 0, w * (d * d), 0.0)
         along_t += tl.where(w != 0, w * (d * a_t), 0.0)
         along_i += tl.where(w != 0, w * (d * a_i), 0.0)
@@ -241,14 +241,14 @@ def rows(gram: Tensor, mask: Tensor, work: Tensor, vectors: int, row0: int, coun
     several, block = (4, 128) if size <= 128 else (4, 256)
     grid = (triton.cdiv(count, several) * branches,)
     sizes = row0, count, size, gram.shape[2] // 8, gram.shape[1], branches, vectors, *mask.stride()
-    _rows_kernel[grid](gram, mask, work, *sizes, SUBSET=subset, ROWS=several, COLUMNS=block, num_warps=4)
+    _rows_kernel[grid](gram, mask, work, *sizes, SUBSET=subset, ROWS=several, COLUMNS=block, num_warps=4, **UNFUSED)
 
 
 def finish(work: Tensor, parts: int, count: int, divisors: int, end: int, mask: Tensor, loss: Tensor) -> None:
     """loss (M,) = the sum of ``count`` parts a branch / N_i^2; 1/N_i^2 goes to ``divisors``, zeros on to ``end``."""
     branches, size = mask.shape
     sizes = count, size, divisors, end, *mask.stride()
-    _finish_kernel[(branches,)](work, parts, mask, loss, *sizes, BLOCK=1024, num_warps=4)
+    _finish_kernel[(branches,)](work, parts, mask, loss, *sizes, BLOCK=1024, num_warps=4, **FUSED)
 
 
 def pull(
@@ -268,7 +268,7 @@ def pull(
     grid = (triton.cdiv(count, height) * triton.cdiv(columns, width),)
     sizes = row0, count, column0, columns, size, gram.shape[2] // 8, gram.shape[1], branches, vectors
     arguments = gram, result, mask, grad, work, *sizes, *mask.stride(), *grad.stride()
-    _pull_kernel[grid](*arguments, SUBSET=subset, ROWS=height, COLUMNS=width, num_warps=warps)
+    _pull_kernel[grid](*arguments, SUBSET=subset, ROWS=height, COLUMNS=width, num_warps=warps, **UNFUSED)
 
 
 def specimens() -> list[Specimen]:
@@ -287,5 +287,6 @@ def specimens() -> list[Specimen]:
     for name, kernel, kind, constants, warps in cases:
         types = dict.fromkeys(("gram", "result", "work", "grad", "loss"), kind) | {"mask": "*u8"}
         signature = {key: types.get(key, "i32") for key in kernel.arg_names if key not in constants}
-        found.append(Specimen("similarity_preserving", name, kernel, signature, constants, warps))
+        options: dict[str, Any] = dict(FUSED if kernel is _finish_kernel else UNFUSED)
+        found.append(Specimen("similarity_preserving", name, kernel, signature, constants, warps, options=options))
     return found

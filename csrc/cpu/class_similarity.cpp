@@ -1,6 +1,7 @@
 // class_similarity on the CPU: S_aj = f_a . T_j / n_j with T_j the sum of class j's unit vectors.
-#include "simd.h"
+#include "scratch.h"
 #include "tensors.h"
+#include "tiles.h"
 
 namespace ferkit {
 namespace {
@@ -75,6 +76,32 @@ FERKIT_INLINE void dots(const T* x, const T* rows, int64_t stride, int64_t width
     for (int k = 0; k < K; ++k) result[k] += x[d] * rows[k * stride + d];
 }
 
+// result (R, 8) = R rows x times eight rows, R = lanes / 8: as many sums as lanes, folded at once.
+template <typename T>
+FERKIT_INLINE void dots_by_eight(const T* const* x, const T* rows, int64_t stride, int64_t width, T* result) {
+  constexpr int L = Simd<T>::lanes, R = L / 8;
+  Vec<T> acc[L];
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) acc[i] = Vec<T>{};
+  int64_t d = 0;
+  for (; d + L <= width; d += L) {
+    Vec<T> left[R];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) load<T>(left[r], x[r] + d);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) {
+      Vec<T> right;
+      load<T>(right, rows + k * stride + d);
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) acc[8 * r + k] += left[r] * right;
+    }
+  }
+  lane_sums<T>(acc);
+  store<T>(result, acc[0]);
+  for (; d < width; ++d)
+    for (int i = 0; i < L; ++i) result[i] += x[i / 8][d] * rows[i % 8 * stride + d];
+}
+
 template <typename T>
 FERKIT_INLINE T share(T count, bool own, bool include_self) {
   const T met = count - (own && !include_self ? T(1) : T(0));
@@ -85,63 +112,74 @@ template <typename T>
 FERKIT_INLINE void similarity_rows(
     int64_t begin, int64_t end, int64_t width, int64_t classes, bool include_self, const T* features,
     const int64_t* labels, const T* inverse, const T* counts, const T* sums, T* mean) {
-  for (int64_t n = begin; n < end; ++n) {
-    T* to = mean + n * classes;
-    if (labels[n] < 0) {
-      for (int64_t j = 0; j < classes; ++j) to[j] = 0;
-      continue;
-    }
-    const T* x = features + n * width;
+  constexpr int L = Simd<T>::lanes, R = L / 8;
+  for (int64_t first = begin; first < end; first += R) {
+    const int64_t rows = end - first < R ? end - first : R;
+    const T* x[R];
+    for (int64_t r = 0; r < R; ++r) x[r] = features + (first + (r < rows ? r : 0)) * width;
     int64_t j = 0;
-    for (; j + 8 <= classes; j += 8) dots<T, 8>(x, sums + j * width, width, width, to + j);
-    for (; j + 2 <= classes; j += 2) dots<T, 2>(x, sums + j * width, width, width, to + j);
-    for (; j < classes; ++j) dots<T, 1>(x, sums + j * width, width, width, to + j);
-    const T inv = inverse[n], self = inv == 0 ? T(0) : T(1);
-    for (j = 0; j < classes; ++j) {
-      const bool own = labels[n] == j;
-      const T value = to[j] * inv - (own && !include_self ? self : T(0));
-      to[j] = value * share<T>(counts[j], own, include_self);
+    for (; j + 8 <= classes; j += 8) {
+      T block[L];
+      dots_by_eight<T>(x, sums + j * width, width, width, block);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int k = 0; k < 8; ++k) mean[(first + r) * classes + j + k] = block[8 * r + k];
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      T* to = mean + (first + r) * classes;
+      int64_t k = j;
+      for (; k + 2 <= classes; k += 2) dots<T, 2>(x[r], sums + k * width, width, width, to + k);
+      for (; k < classes; ++k) dots<T, 1>(x[r], sums + k * width, width, width, to + k);
+    }
+    for (int64_t n = first; n < first + rows; ++n) {
+      const T inv = inverse[n], self = inv == 0 ? T(0) : T(1);
+      for (j = 0; j < classes; ++j) {
+        const bool own = labels[n] == j;
+        const T value = mean[n * classes + j] * inv - (own && !include_self ? self : T(0));
+        mean[n * classes + j] = labels[n] < 0 ? T(0) : value * share<T>(counts[j], own, include_self);
+      }
     }
   }
 }
 
-// weight (N, C) = grad * share, and pulls (C, D) += sum_n weight_nj unit_n; four rows a pass to spare loads and stores.
+// weight (N, C) = grad * share, and pulls (C, D) += sum_n weight_nj unit_n; `room` holds weight / |f|, the classes
+// filled up to eight.
 template <typename T>
 FERKIT_INLINE void pull_rows(
     int64_t begin, int64_t end, int64_t width, int64_t classes, bool include_self, const T* features,
-    const int64_t* labels, const T* inverse, const T* counts, const T* grad, T* weight, T* pulls) {
-  constexpr int L = Simd<T>::lanes;
+    const int64_t* labels, const T* inverse, const T* counts, const T* grad, T* weight, T* room, T* pulls) {
+  constexpr int L = Simd<T>::lanes, W = 2 * L;
+  const int64_t eights = round_up(classes, 8);
   for (int64_t n = begin; n < end; ++n)
-    for (int64_t j = 0; j < classes; ++j)
-      weight[n * classes + j] =
-          labels[n] < 0 ? T(0) : grad[n * classes + j] * share<T>(counts[j], labels[n] == j, include_self);
+    for (int64_t j = 0; j < eights; ++j) {
+      const bool in = labels[n] >= 0 && j < classes;
+      const T value = in ? grad[n * classes + j] * share<T>(counts[j], labels[n] == j, include_self) : T(0);
+      if (j < classes) weight[n * classes + j] = value;
+      room[n * eights + j] = value * inverse[n];
+    }
   // Unlabelled rows are skipped, not multiplied by zero: their NaN must not spread.
-  int64_t rows[4];
   for (int64_t n = begin; n < end;) {
-    int used = 0;
-    for (; n < end && used < 4; ++n)
-      if (labels[n] >= 0) rows[used++] = n;
-    if (used == 0) break;
-    T scale[4];
-    for (int64_t j = 0; j < classes; ++j) {
-      for (int u = 0; u < used; ++u) scale[u] = weight[rows[u] * classes + j] * inverse[rows[u]];
-      T* to = pulls + j * width;
+    if (labels[n] < 0) {
+      ++n;
+      continue;
+    }
+    const int64_t from = n;
+    while (n < end && labels[n] >= 0) ++n;
+    const T *x = features + from * width, *a = room + from * eights;
+    for (int64_t j = 0; j < classes; j += 8) {
+      const int64_t used = classes - j < 8 ? classes - j : 8;
       int64_t d = 0;
-      if (used == 4) {
-        const T *a = features + rows[0] * width, *b = features + rows[1] * width;
-        const T *c = features + rows[2] * width, *e = features + rows[3] * width;
-        for (; d + L <= width; d += L) {
-          Vec<T> s, va, vb, vc, ve;
-          load<T>(s, to + d);
-          load<T>(va, a + d);
-          load<T>(vb, b + d);
-          load<T>(vc, c + d);
-          load<T>(ve, e + d);
-          store<T>(to + d, s + ((va * scale[0] + vb * scale[1]) + (vc * scale[2] + ve * scale[3])));
-        }
+      for (; d + W <= width; d += W) {
+        T sum[8 * W];
+        tile<T, 8, 2>(n - from, a + j, 1, eights, x + d, width, sum, W, false);
+        for (int64_t k = 0; k < used; ++k)
+          for (int i = 0; i < W; ++i) pulls[(j + k) * width + d + i] += sum[k * W + i];
       }
       for (; d < width; ++d)
-        for (int u = 0; u < used; ++u) to[d] += features[rows[u] * width + d] * scale[u];
+        for (int64_t k = 0; k < used; ++k) {
+          T sum = 0;
+          for (int64_t m = 0; m < n - from; ++m) sum += x[m * width + d] * a[m * eights + j + k];
+          pulls[(j + k) * width + d] += sum;
+        }
     }
   }
 }
@@ -212,8 +250,8 @@ FERKIT_INLINE void gradient_rows(
   }                                                                                                                \
   FERKIT_CLONES void pull_rows_##S(                                                                                \
       int64_t b, int64_t e, int64_t w, int64_t c, bool own, const T* f, const int64_t* y, const T* inv,            \
-      const T* n, const T* g, T* weight, T* p) {                                                                   \
-    pull_rows<T>(b, e, w, c, own, f, y, inv, n, g, weight, p);                                                     \
+      const T* n, const T* g, T* weight, T* room, T* p) {                                                          \
+    pull_rows<T>(b, e, w, c, own, f, y, inv, n, g, weight, room, p);                                               \
   }                                                                                                                \
   FERKIT_CLONES void gradient_rows_##S(                                                                            \
       int64_t b, int64_t e, int64_t w, int64_t c, bool own, const T* f, const int64_t* y, const T* inv,            \
@@ -295,14 +333,16 @@ Tensor backward(
   Tensor result = make(features, {size, width}, features.scalar_type());
   const T *f = in<T>(features), *inv = in<T>(inverse), *s = in<T>(sums), *g = in<T>(grad);
   const int64_t* y = in<int64_t>(labels);
-  std::vector<T> counts(classes), weight(size * classes), pulls(classes * width);
+  std::vector<T> counts(classes), pulls(classes * width);
+  const Scratch<T> room(size * (classes + round_up(classes, 8)));
+  T *weight = room.get(), *scaled = weight + size * classes;
   count<T>(y, size, classes, counts.data());
   grouped<T>(size, classes * width, pulls.data(), [&](int64_t b, int64_t e, T* to) {
-    Rows<T>::pull(b, e, width, classes, include_self, f, y, inv, counts.data(), g, weight.data(), to);
+    Rows<T>::pull(b, e, width, classes, include_self, f, y, inv, counts.data(), g, weight, scaled, to);
   });
   T* r = out<T>(result);
   parallel(size, classes * width, kGrain, [&](int64_t b, int64_t e) {
-    Rows<T>::gradient(b, e, width, classes, include_self, f, y, inv, s, pulls.data(), weight.data(), r);
+    Rows<T>::gradient(b, e, width, classes, include_self, f, y, inv, s, pulls.data(), weight, r);
   });
   return result;
 }
@@ -314,8 +354,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> class_similarity(
   require(classes >= 0, "num_classes: expected 0 or more");
   check_labels(labels, features.size(0));
   features = dense(features), labels = dense(labels);
-  return features.scalar_type() == ScalarType::Float ? forward<float>(features, labels, classes, include_self)
-                                                     : forward<double>(features, labels, classes, include_self);
+  return by_dtype(features, [&](auto type) {
+    return forward<decltype(type)>(features, labels, classes, include_self);
+  });
 }
 
 Tensor class_similarity_backward(
@@ -329,9 +370,9 @@ Tensor class_similarity_backward(
   check_shape(inverse, {features.size(0)}, "inverse");
   grad = dense(grad), features = dense(features), labels = dense(labels), sums = dense(sums), inverse = dense(inverse);
   check_label_range(in<int64_t>(labels), labels.size(0), classes);
-  return features.scalar_type() == ScalarType::Float
-             ? backward<float>(grad, features, labels, sums, inverse, classes, include_self)
-             : backward<double>(grad, features, labels, sums, inverse, classes, include_self);
+  return by_dtype(features, [&](auto type) {
+    return backward<decltype(type)>(grad, features, labels, sums, inverse, classes, include_self);
+  });
 }
 
 }  // namespace

@@ -243,8 +243,7 @@ void check(const Tensor& logits, const Tensor& scale, const Tensor& labels) {
 std::tuple<Tensor, Tensor> scaled_cross_entropy(Tensor logits, Tensor scale, Tensor labels, bool mean) {
   check(logits, scale, labels);
   logits = dense(logits), scale = dense(scale), labels = dense(labels);
-  return logits.scalar_type() == ScalarType::Float ? forward<float>(logits, scale, labels, mean)
-                                                   : forward<double>(logits, scale, labels, mean);
+  return by_dtype(logits, [&](auto type) { return forward<decltype(type)>(logits, scale, labels, mean); });
 }
 
 std::tuple<Tensor, Tensor> scaled_cross_entropy_backward(
@@ -256,8 +255,9 @@ std::tuple<Tensor, Tensor> scaled_cross_entropy_backward(
   grad = dense(grad), logits = dense(logits), scale = dense(scale), labels = dense(labels);
   normaliser = dense(normaliser);
   check_label_range(in<int64_t>(labels), labels.size(0), logits.size(1));
-  return logits.scalar_type() == ScalarType::Float ? backward<float>(grad, logits, scale, labels, normaliser, mean)
-                                                   : backward<double>(grad, logits, scale, labels, normaliser, mean);
+  return by_dtype(logits, [&](auto type) {
+    return backward<decltype(type)>(grad, logits, scale, labels, normaliser, mean);
+  });
 }
 
 }  // namespace

@@ -77,7 +77,6 @@ std::tuple<Tensor, Tensor> similarity_preserving(
     Tensor target, Tensor auxiliary, Tensor mask, bool subset, bool gram, int64_t kept) {
   const Problem p = read_problem(target, auxiliary, mask, subset);
   target = dense(target), auxiliary = dense(auxiliary);
-  const bool narrow = target.scalar_type() == ScalarType::Float;
   const int64_t need = state_size(p, gram);
   require(kept == 0 || kept == need, "kept: expected 0 or " + std::to_string(need) + ", got " + std::to_string(kept));
   Tensor state = make(target, {kept}, ScalarType::Double);
@@ -85,13 +84,10 @@ std::tuple<Tensor, Tensor> similarity_preserving(
   std::vector<double> loss(p.branches);
   double* to = kept == need ? out<double>(state) : scratch.get();
   Tensor result = make(target, {p.branches}, target.scalar_type());
-  if (narrow) {
-    run_forward<float>(p, target, auxiliary, gram, to, loss.data());
-    std::copy(loss.begin(), loss.end(), out<float>(result));
-  } else {
-    run_forward<double>(p, target, auxiliary, gram, to, loss.data());
-    std::copy(loss.begin(), loss.end(), out<double>(result));
-  }
+  by_dtype(target, [&](auto type) {
+    run_forward<decltype(type)>(p, target, auxiliary, gram, to, loss.data());
+    std::copy(loss.begin(), loss.end(), out<decltype(type)>(result));
+  });
   return {result, state};
 }
 
@@ -102,8 +98,9 @@ std::tuple<Tensor, Tensor> similarity_preserving_backward(
   check_shape(grad, {p.branches}, "grad");
   require(kept.is_cpu() && kept.scalar_type() == ScalarType::Double, "kept: expected a float64 CPU tensor");
   grad = dense(grad), target = dense(target), auxiliary = dense(auxiliary), kept = dense(kept);
-  return target.scalar_type() == ScalarType::Float ? run_backward<float>(p, grad, target, auxiliary, kept, gram)
-                                                   : run_backward<double>(p, grad, target, auxiliary, kept, gram);
+  return by_dtype(target, [&](auto type) {
+    return run_backward<decltype(type)>(p, grad, target, auxiliary, kept, gram);
+  });
 }
 
 }  // namespace

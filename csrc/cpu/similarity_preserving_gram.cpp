@@ -167,7 +167,7 @@ FERKIT_INLINE void product_strip(
     }
     for (int64_t n = 0; n < g.size; n += R) {
       const int64_t rows = g.size - n < R ? g.size - n : R;
-      alignas(kVectorBytes) T sum[R * W];  // not in `result`: rows that are a power of two apart get in each other's way
+      alignas(kVectorBytes) T sum[R * W];  // rows of `result` may be a power of two apart: slow to add to
       T* to = result + n * width + from;
       for (int64_t c = 0; c < depth; c += kChain)
         tile<T, R, V>(

@@ -79,6 +79,12 @@ T* out(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
+// f(T()) for the float type of `t`, which check_floating has seen.
+template <typename F>
+auto by_dtype(const Tensor& t, const F& f) {
+  return t.scalar_type() == ScalarType::Float ? f(float()) : f(double());
+}
+
 // Work below `grain` units stays on the calling thread: waking another costs more.
 template <typename F>
 void parallel(int64_t count, int64_t unit, int64_t grain, const F& f) {

@@ -19,6 +19,7 @@ __all__ = [
     "check_number",
     "check_shape",
     "check_tensor",
+    "out_of_range",
 ]
 
 IGNORED_LABEL = -1
@@ -95,6 +96,13 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
     if low < IGNORED_LABEL or high >= num_classes:
         raise ValueError(f"{name}: expected values in 0..{num_classes - 1} or -1 (unlabelled), got {low}..{high}")
     return low > IGNORED_LABEL
+
+
+def out_of_range(labels: Tensor, num_classes: int) -> Tensor | None:
+    """(N,), True where a label is below -1 or not below ``num_classes``; None on the CPU, where such a label raises."""
+    if labels.device.type == "cpu":
+        return None
+    return (labels < IGNORED_LABEL) | (labels >= num_classes)
 
 
 def check_not_negative(values: Tensor, name: str) -> None:

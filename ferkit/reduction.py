@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ferkit.checks import IGNORED_LABEL, check_choice, check_device, check_floating, check_shape
+from ferkit.checks import IGNORED_LABEL, check_choice, check_device, check_floating, check_shape, out_of_range
 
 __all__ = ["REDUCTIONS", "combine_weights", "reduce", "safe_divide"]
 
@@ -29,7 +29,8 @@ def combine_weights(
 ) -> Tensor | None:
     """One weight per sample (N,): sample weight times class weight, 0 for labels of -1; None if all are 1.
 
-    ``complete`` says that no label is -1 (see ``check_label_range``), which spares the search for them.
+    On a GPU, where values are not read, a label outside -1..``num_classes``-1 gets NaN. ``complete`` says that no label
+    is -1 (see ``check_label_range``), which spares the search for them.
     """
     weight = None
     if sample_weight is not None:
@@ -45,13 +46,15 @@ def combine_weights(
         check_floating(class_weight, "class_weight")
         check_shape(class_weight, "class_weight", ("C" if num_classes is None else num_classes,))
         check_device(like, class_weight=class_weight)
-        per_sample = class_weight.to(like.dtype)[labels.clamp_min(0)]
+        per_sample = class_weight.to(like.dtype)[labels.clamp(0, max(class_weight.shape[0] - 1, 0))]
         weight = per_sample if weight is None else weight * per_sample
     if labels is None or complete:
         return weight
     labelled = labels != IGNORED_LABEL
     # not a product: a weight of NaN on an unlabelled sample takes no part either
-    return labelled.to(like.dtype) if weight is None else torch.where(labelled, weight, 0)
+    weight = labelled.to(like.dtype) if weight is None else torch.where(labelled, weight, 0)
+    wrong = None if num_classes is None else out_of_range(labels, num_classes)
+    return weight if wrong is None else torch.where(wrong, torch.nan, weight)
 
 
 def reduce(values: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Tensor:

@@ -53,6 +53,11 @@ def zero_rows(values: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep.unsqueeze(-1), values, 0)
 
 
+def poison_rows(values: Tensor, wrong: Tensor | None) -> Tensor:
+    """``values`` (..., N, D) with NaN in the rows whose label is out of range (see `out_of_range`)."""
+    return values if wrong is None else torch.where(wrong.unsqueeze(-1), torch.nan, values)
+
+
 def as_vector(values: Tensor, name: str) -> Tensor:
     """A floating-point (N,) or (N, 1) tensor as (N,)."""
     check_floating(values, name)

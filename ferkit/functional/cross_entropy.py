@@ -15,6 +15,7 @@ from ferkit.checks import (
     check_shape,
 )
 from ferkit.functional._inputs import as_vector, full_precision, promote
+from ferkit.ops import flag_out_of_range
 from ferkit.ops.scaled_cross_entropy import scaled_cross_entropy as _op
 from ferkit.reduction import REDUCTIONS, combine_weights, reduce, safe_divide
 
@@ -128,4 +129,6 @@ def check_auxiliary_logits(auxiliary_logits: Tensor, labels: Tensor) -> tuple[in
         raise ValueError(f"auxiliary_logits: expected shape (C, N, C-1) with C of 2 or more, got {shape}")
     check_labels(labels, size)
     check_device(auxiliary_logits, labels=labels)
-    return num_classes, size, check_label_range(labels, num_classes)
+    complete = check_label_range(labels, num_classes)
+    flag_out_of_range(labels, num_classes)
+    return num_classes, size, complete

@@ -5,9 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ferkit.checks import check_choice, check_device, check_floating, check_label_range, check_labels, check_shape
-from ferkit.functional._inputs import check_temperature, full_precision, promote, zero_rows
+from ferkit.checks import (
+    check_choice,
+    check_device,
+    check_floating,
+    check_label_range,
+    check_labels,
+    check_shape,
+    out_of_range,
+)
+from ferkit.functional._inputs import check_temperature, full_precision, poison_rows, promote, zero_rows
 from ferkit.functional.cross_entropy import check_auxiliary_logits
+from ferkit.ops import flag_out_of_range
 from ferkit.reduction import REDUCTIONS, combine_weights, reduce
 
 __all__ = ["DIVISORS", "latent_distribution", "latent_distribution_loss", "sharpen"]
@@ -54,12 +63,13 @@ def latent_distribution(auxiliary_logits: Tensor, labels: Tensor, temperature: f
     tensor([[0.2689, 0.0000, 0.7311]])
     """
     num_classes, size, _ = check_auxiliary_logits(auxiliary_logits, labels)
-    own = labels.clamp_min(0).view(1, size, 1).expand(1, size, num_classes - 1)
+    own = labels.clamp(0, num_classes - 1).view(1, size, 1).expand(1, size, num_classes - 1)
     shares = sharpen(auxiliary_logits.detach().gather(0, own).squeeze(0), temperature)
     classes = torch.arange(num_classes, device=labels.device)
     label = labels.unsqueeze(1)
     source = (classes - (classes > label).to(labels.dtype)).clamp(0, num_classes - 2)
-    return torch.where((classes == label) | (label < 0), 0, shares.gather(1, source))
+    result = torch.where((classes == label) | (label < 0), 0, shares.gather(1, source))
+    return poison_rows(result, out_of_range(labels, num_classes))
 
 
 @full_precision
@@ -105,6 +115,7 @@ def latent_distribution_loss(
     check_labels(labels, size)
     check_device(logits, distribution=distribution, labels=labels)
     complete = check_label_range(labels, num_classes)
+    flag_out_of_range(labels, num_classes)
     logits, distribution = promote(logits, distribution)
     weight = combine_weights(labels, size, logits, sample_weight, class_weight, num_classes, complete)
     if weight is not None:

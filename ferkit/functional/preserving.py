@@ -18,7 +18,8 @@ from ferkit.checks import (
 )
 from ferkit.distributed import resolve_group
 from ferkit.functional._global import global_msp
-from ferkit.functional._inputs import full_precision, promote, zero_rows
+from ferkit.functional._inputs import full_precision, poison_rows, promote, zero_rows
+from ferkit.ops import flag_out_of_range
 from ferkit.ops.similarity_preserving import similarity_preserving as _op
 from ferkit.reduction import REDUCTIONS, combine_weights, reduce, safe_divide
 
@@ -85,6 +86,7 @@ def msp_loss(
     num_classes = auxiliary.shape[0]
     complete = check_label_range(labels, num_classes)
     target, auxiliary = promote(target, auxiliary)
+    wrong = flag_out_of_range(labels, num_classes)
     weight = _pair_weight(size, target, sample_weight)
     if detach == "target":
         target = target.detach()
@@ -92,11 +94,14 @@ def msp_loss(
         auxiliary = auxiliary.detach()
     group = resolve_group(process_group)
     if group is not None:
+        target = poison_rows(target, wrong)
         return reduce(global_msp(target, auxiliary, labels, weight, normalize, form, group), reduction)
     mask = labels != torch.arange(num_classes, device=labels.device).unsqueeze(1)
     if weight is not None or not complete:
-        keep = labels >= 0 if weight is None else (labels >= 0) & (weight != 0)
+        keep = labels >= 0 if wrong is None else (labels >= 0) | wrong
+        keep = keep if weight is None else keep & (weight != 0)
         target, auxiliary, mask = zero_rows(target, keep), zero_rows(auxiliary, keep), mask & keep
+        target = poison_rows(target, wrong)
         if weight is not None:
             mask = torch.where(mask, weight, 0)
     return reduce(_op(target, auxiliary, mask, normalize, form), reduction)

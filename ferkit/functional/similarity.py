@@ -18,7 +18,8 @@ from ferkit.checks import (
 )
 from ferkit.distributed import resolve_group
 from ferkit.functional._global import global_class_similarity
-from ferkit.functional._inputs import full_precision, promote
+from ferkit.functional._inputs import full_precision, poison_rows, promote
+from ferkit.ops import flag_out_of_range
 from ferkit.ops.class_similarity import class_similarity as _op
 from ferkit.reduction import safe_divide
 
@@ -103,6 +104,7 @@ def class_similarity(
     if group is None:
         similarity, counts, variance = _op(features, labels, num_classes, include_self, return_variance)
     else:
+        features = poison_rows(features, flag_out_of_range(labels, num_classes))
         similarity, counts, variance = global_class_similarity(
             features, labels, num_classes, include_self, return_variance, group
         )

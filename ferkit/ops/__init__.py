@@ -1,5 +1,6 @@
 """The operators: one file each, the only users of torch.library. Private; `ferkit.functional` calls them."""
 
+from ferkit.kernels.eager._labels import flag_out_of_range
 from ferkit.kernels.flags import raise_label_errors
 from ferkit.ops.class_similarity import class_similarity
 from ferkit.ops.concordance import concordance
@@ -10,6 +11,7 @@ from ferkit.ops.similarity_preserving import similarity_preserving
 __all__ = [
     "class_similarity",
     "concordance",
+    "flag_out_of_range",
     "neighbor_divergence",
     "raise_label_errors",
     "scaled_cross_entropy",

@@ -96,6 +96,24 @@ def test_a_label_out_of_range_gives_nan_and_is_raised_on_request(tools, op, rows
     ops.raise_label_errors()  # once
 
 
+@pytest.mark.parametrize("label", [-2, 5, 1 << 40])
+def test_losses_in_plain_pytorch_do_the_same(label):
+    ops.raise_label_errors()
+    labels = torch.arange(40, device="cuda") % 5
+    labels[3] = label
+    weight, logits = torch.rand(5, device="cuda"), torch.randn(40, 5, device="cuda")
+    auxiliary = torch.randn(5, 40, 4, device="cuda")
+    values = {
+        "auxiliary": functional.auxiliary_cross_entropy(auxiliary, labels, class_weight=weight),
+        "latent": functional.latent_distribution_loss(logits, logits.softmax(1), labels, class_weight=weight),
+        "mined": functional.latent_distribution(auxiliary, labels)[3],
+        "msp": functional.msp_loss(logits, torch.randn(5, 40, 6, device="cuda"), labels),
+    }
+    assert all(value.isnan().all() for value in values.values()), values
+    with pytest.raises(ValueError, match="labels"):
+        ops.raise_label_errors()
+
+
 def test_mixed_devices_and_dtypes_are_refused():
     features, labels = torch.randn(6, 4, device="cuda"), torch.arange(6, device="cuda") % 3
     with pytest.raises(ValueError, match="device"):

@@ -161,6 +161,17 @@ def test_states_are_never_mistaken():
 
 
 @pytest.mark.parametrize("subset", [False, True])
+@pytest.mark.parametrize("scale", [1e-12, 1e10, 1e15])
+def test_squares_of_gram_entries_neither_overflow_nor_vanish(scale, subset):
+    target, auxiliary, mask = problem(20, 6, 6, 2)
+    target, auxiliary = scale * target, scale * auxiliary
+    got = run(kernels, target, auxiliary, mask, subset, True)
+    want = run(eager, target.double(), auxiliary.double(), mask, subset, True)
+    for mine, theirs in zip(got, want):
+        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=5e-6 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("subset", [False, True])
 def test_equal_features_are_exactly_equal(subset):
     target, _, mask = problem(35, 7, 7, 3)
     results = run(kernels, target, target.expand(3, -1, -1), mask, subset, True)

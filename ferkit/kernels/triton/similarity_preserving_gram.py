@@ -31,7 +31,8 @@ def inverse_root(square):
 
 
 # The vectors, each (size,), lie in `work` from `vectors` on: 1/r of the target (one, or one a branch if SUBSET), then
-# by branch 1/r of the branch, c = w_n S_n / r_n^2 of both sides, w_n sum_p w_p D_np^2; at last 1/N_i^2, one a branch.
+# by branch 1/r of the branch, c = w_n S_n / r_n of both sides (1/r_n^2 might overflow), w_n sum_p w_p D_np^2; at last
+# 1/N_i^2, one a branch.
 
 
 @triton.jit(do_not_specialize=[*_SIZES, *_STRIDES])
@@ -63,16 +64,18 @@ def _rows_kernel(
     other = own + (branch + 1) * capacity * wide
     weights = mask + branch * mask_branch
 
-    square_t = tl.zeros((ROWS, COLUMNS), dtype=acc)
-    square_i = tl.zeros((ROWS, COLUMNS), dtype=acc)
+    # In double: a float32 G may be anything up to 1e38, its square may not.
+    square_t = tl.zeros((ROWS, COLUMNS), dtype=tl.float64)
+    square_i = tl.zeros((ROWS, COLUMNS), dtype=tl.float64)
     for start in range(0, size, COLUMNS):
         column = (start + tl.arange(0, COLUMNS)).to(tl.int64)
         inside = column < size
         both = valid[:, None] & (column < wide)[None, :]  # the padding of a row is read too, and replaced
         t = tl.where(inside[None, :], tl.load(own + column[None, :], mask=both, other=0.0), 0.0)
         b = tl.where(inside[None, :], tl.load(other + column[None, :], mask=both, other=0.0), 0.0)
+        t, b = t.to(tl.float64), b.to(tl.float64)
         if SUBSET:  # a masked row may hold NaN: replaced, not multiplied by zero
-            w = tl.load(weights + column * mask_row, mask=inside, other=0).to(acc)[None, :]
+            w = tl.load(weights + column * mask_row, mask=inside, other=0).to(tl.float64)[None, :]
             square_t += tl.where(w != 0, w * (t * t), 0.0)
             square_i += tl.where(w != 0, w * (b * b), 0.0)
         else:
@@ -118,8 +121,8 @@ def _rows_kernel(
         base += one
     several = branches * one
     tl.store(base + branch * one, inv_i, mask=valid)
-    c_t = tl.where(w_n != 0, w_n * tl.sum(along_t, 1) * inv_t * inv_t, 0.0)
-    c_i = tl.where(w_n != 0, w_n * tl.sum(along_i, 1) * inv_i * inv_i, 0.0)
+    c_t = tl.where(w_n != 0, w_n * tl.sum(along_t, 1) * inv_t, 0.0)
+    c_i = tl.where(w_n != 0, w_n * tl.sum(along_i, 1) * inv_i, 0.0)
     total = tl.where(w_n != 0, w_n * tl.sum(distance, 1), 0.0)
     tl.store(base + several + branch * one, c_t, mask=valid)
     tl.store(base + 2 * several + branch * one, c_i, mask=valid)
@@ -213,20 +216,22 @@ def _pull_kernel(
 
         b = tl.load(gram + (i + 1) * matrix + at, mask=both, other=0.0)
         b = tl.where(in_column[None, :], b, 0.0)
-        forth = t * it_n[:, None] - b * ii_n[:, None]
-        back = t * it_p[None, :] - b * ii_p[None, :]
+        t_n, t_p = t * it_n[:, None], t * it_p[None, :]
+        b_n, b_p = b * ii_n[:, None], b * ii_p[None, :]
+        forth = t_n - b_n
+        back = t_p - b_p
         pair = w_n[:, None] * w_p[None, :]
         add_t = pair * (it_n[:, None] * forth + it_p[None, :] * back)
         add_i = -pair * (ii_n[:, None] * forth + ii_p[None, :] * back)
         if SUBSET:
             used = (w_n[:, None] != 0) & (w_p[None, :] != 0)
-            add_t -= t * (w_p[None, :] * ct_n[:, None] + w_n[:, None] * ct_p[None, :])
-            add_i += b * (w_p[None, :] * ci_n[:, None] + w_n[:, None] * ci_p[None, :])
+            add_t -= t_n * (w_p[None, :] * ct_n[:, None]) + t_p * (w_n[:, None] * ct_p[None, :])
+            add_i += b_n * (w_p[None, :] * ci_n[:, None]) + b_p * (w_n[:, None] * ci_p[None, :])
             add_t = tl.where(used, add_t, 0.0)
             add_i = tl.where(used, add_i, 0.0)
         else:
-            add_t -= t * (ct_n[:, None] + ct_p[None, :])
-            add_i += b * (ci_n[:, None] + ci_p[None, :])
+            add_t -= t_n * ct_n[:, None] + t_p * ct_p[None, :]
+            add_i += b_n * ci_n[:, None] + b_p * ci_p[None, :]
         h_t += scale * add_t
         tl.store(result + (i + 1) * matrix + at, scale * add_i, mask=both)
     tl.store(result + at, h_t, mask=both)

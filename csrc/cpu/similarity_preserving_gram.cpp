@@ -150,6 +150,14 @@ FERKIT_INLINE void pull_rows(
   }
 }
 
+template <bool write, int lines, typename T>
+FERKIT_INLINE void fetch(const T* from) {
+#if defined(__GNUC__)
+  for (int i = 0; i < lines; ++i)
+    __builtin_prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(from) + 64 * i), write);
+#endif
+}
+
 // Columns [from, from + V vectors) of H F; a masked row of F is read as zeros, lest 0 * NaN spread.
 template <typename T, int V>
 FERKIT_INLINE void product_strip(
@@ -160,6 +168,7 @@ FERKIT_INLINE void product_strip(
     const int64_t depth = g.size - k < kDepth ? g.size - k : kDepth;
     for (int64_t r = 0; r < depth; ++r) {
       const bool zero = used != nullptr && used[k + r] == 0;
+      fetch<false, V>(f + (k + r) * width + from + W);  // the next strip, which hardware does not see coming
       if (count == W && !zero)
         std::memcpy(pack + r * W, f + (k + r) * width + from, W * sizeof(T));
       else
@@ -169,6 +178,7 @@ FERKIT_INLINE void product_strip(
       const int64_t rows = g.size - n < R ? g.size - n : R;
       alignas(kVectorBytes) T sum[R * W];  // rows of `result` may be a power of two apart: slow to add to
       T* to = result + n * width + from;
+      for (int64_t r = 0; r < rows; ++r) fetch<true, V>(to + r * width);
       for (int64_t c = 0; c < depth; c += kChain)
         tile<T, R, V>(
             depth - c < kChain ? depth - c : kChain, h + n * g.wide + k + c, g.wide, 1, pack + c * W, W, sum, W,

@@ -36,7 +36,7 @@ $(MINIMAL_VENV)/.ready: $(SOURCES) $(shell find ferkit -name '*.py')
 	test -x $(MINIMAL_VENV)/bin/python || $(PYTHON) -m venv $(MINIMAL_VENV)
 	$(MINIMAL_VENV)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77"
 	$(MINIMAL_VENV)/bin/python -m pip install --quiet torch==2.13.0 numpy
-	FERKIT_BUILD=cpu $(MINIMAL_VENV)/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
+	FERKIT_BUILD=auto $(MINIMAL_VENV)/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
 	@touch $@
 
 test-minimal: $(MINIMAL_VENV)/.ready

@@ -10,7 +10,9 @@ import torch
 import ferkit
 
 MODULES = sorted(
-    module.name for module in pkgutil.walk_packages(ferkit.__path__, "ferkit.") if not module.name.endswith("__main__")
+    module.name
+    for module in pkgutil.walk_packages(ferkit.__path__, "ferkit.")
+    if not module.name.endswith(("__main__", "._C", "._C_cuda"))
 )
 
 

@@ -7,13 +7,14 @@ from ferkit.functional.neighbor import neighbor_guidance_loss
 from ferkit.functional.preserving import msp_loss, similarity_preserving_loss
 from ferkit.functional.ramps import ramp_down, ramp_up
 from ferkit.functional.similarity import class_similarity
-from ferkit.ops import raise_label_errors
+from ferkit.ops import force_backend, raise_label_errors
 
 __all__ = [
     "auxiliary_cross_entropy",
     "class_similarity",
     "concordance",
     "concordance_loss",
+    "force_backend",
     "latent_distribution",
     "latent_distribution_loss",
     "msp_loss",

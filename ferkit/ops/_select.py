@@ -98,9 +98,12 @@ def kernel(op: str, device_type: str, dtype: torch.dtype, rows: int = 0) -> Any:
 
 
 def _choose(op: str, device_type: str, dtype: torch.dtype, small: bool) -> Any:
-    order = [name for name in (BACKENDS if _forced is None else (_forced, "eager")) if small or name != "native"]
-    if not small and _forced == "native":
-        order = ["triton", "eager"]
+    order = BACKENDS if _forced is None else BACKENDS[BACKENDS.index(_forced) :]
+    # A native kernel of limited size leaves large batches to the rest; the interpreter is for tests that ask for it.
+    skipped = {"native"} if not small else set()
+    if device_type == "cpu" and _forced != "triton":
+        skipped.add("triton")
+    order = tuple(name for name in order if name not in skipped)
     backend = next(name for name in order if can_run(op, name, device_type, dtype))
     if backend == "native":
         chosen: Any = _native.Kernels(op, device_type)
@@ -112,7 +115,19 @@ def _choose(op: str, device_type: str, dtype: torch.dtype, small: bool) -> Any:
 
 @contextlib.contextmanager
 def force(backend: str | None) -> Iterator[None]:
-    """Prefer one backend inside the block, else eager (Triton beyond a native kernel's rows); for tests."""
+    """Take ``backend`` inside the block, where it cannot run the next of native, Triton, eager; None: as usual.
+
+    Raises:
+        ValueError: for another name.
+
+    >>> import ferkit.functional
+    >>> with ferkit.functional.force_backend("eager"):
+    ...     loss = ferkit.functional.weighted_logit_cross_entropy(
+    ...         torch.zeros(2, 4), torch.ones(2), torch.tensor([0, 1])
+    ...     )
+    >>> loss
+    tensor(1.3863)
+    """
     global _forced
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")

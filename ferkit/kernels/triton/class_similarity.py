@@ -14,18 +14,19 @@ from ferkit.kernels.flags import label_flag
 from ferkit.kernels.triton import class_similarity_mean as kernels
 from ferkit.kernels.triton.class_similarity_variance import specimens as variance_specimens
 from ferkit.kernels.triton.class_similarity_variance import variance_backward, variance_forward
-from ferkit.kernels.triton.launch import Specimen, accumulation_dtype, dense, next_power_of_two
+from ferkit.kernels.triton.launch import FUSED, Specimen, accumulation_dtype, dense, next_power_of_two
 
 __all__ = ["backward", "forward", "specimens", "variance_backward", "variance_forward"]
 
 WIDEST = 16384  # wider rows do not fit a program: they go to the eager kernel
+_MOST_CLASSES = 4096  # more would ask for partial sums larger than the features: to the eager kernel likewise
 _WIDE_SUMS = 1024  # up to here a row's norm and its class sums are one pass
 _MOST_PARTS = 384  # partial sums: three programs for each multiprocessor of a large GPU, on every device alike
 _REGISTERS = 168  # so that three fit; nothing spills (checked ahead of time)
 
 
-def _fits(width: int, wide: bool) -> bool:
-    return width <= WIDEST // (8 if wide else 1)
+def _fits(width: int, classes: int, wide: bool) -> bool:
+    return width <= WIDEST // (8 if wide else 1) and classes <= _MOST_CLASSES
 
 
 def _row_block(width: int, wide: bool, tiles: int) -> tuple[int, int, int]:
@@ -81,19 +82,20 @@ def _sum_classes(
         tile = _row_block(width, wide, 1)
         kernels.norms_kernel[(triton.cdiv(rows, tile[0]),)](
             features, labels, inverse, rows, width, stride, classes,
-            ROWS=tile[0], COLUMNS=tile[1], ACC=acc, WIDE=wide, num_warps=tile[2],
+            ROWS=tile[0], COLUMNS=tile[1], ACC=acc, WIDE=wide, num_warps=tile[2], **FUSED,
         )  # fmt: skip
     kernels.partial_kernel[tuple(grid)](
         features, labels, features if grad is None else grad, inverse, counts, partial, counted,
         rows, width, stride, classes, parts,
         ROWS=block, COLUMNS=columns, CLASSES=kinds, ACC=acc, WIDE=wide, NORMS=norms, WEIGHTED=grad is not None,
-        EXCLUDE=exclude and grad is not None, FEW=few, num_warps=warps, maxnreg=None if wide or few else _REGISTERS,
+        EXCLUDE=exclude and grad is not None, FEW=few,
+        num_warps=warps, maxnreg=None if wide or few else _REGISTERS, **FUSED,
     )  # fmt: skip
     if few:
         return partial, counted, parts
     sums, counts = features.new_empty((classes, width), dtype=dtype), features.new_empty(classes, dtype=dtype)
     kernels.combine_kernel[(triton.cdiv(width, 32), classes)](
-        partial, counted, sums, counts, width, classes, parts, PARTS=64, COLUMNS=32, ACC=acc, num_warps=4
+        partial, counted, sums, counts, width, classes, parts, PARTS=64, COLUMNS=32, ACC=acc, num_warps=4, **FUSED
     )
     return sums, counts, parts
 
@@ -105,7 +107,7 @@ def forward(
     rows, width = features.shape
     precise = accumulation_dtype(features.dtype)
     wide, few = precise == torch.float64, rows <= kernels.SMALL
-    if rows * width * num_classes == 0 or not _fits(width, wide):
+    if rows * width * num_classes == 0 or not _fits(width, num_classes, wide):
         mean, counts, sums, inverse = eager.forward(features, labels, num_classes, include_self)
         return _marked(mean, labels, num_classes).to(dtype or mean.dtype), counts, sums, inverse
     features, labels = _by_rows(features), dense(labels)
@@ -122,7 +124,7 @@ def forward(
             features, labels, inverse, partial, sums, counts, mean, label_flag(features.device),
             rows, width, features.stride(0), num_classes, parts,
             ROWS=block, COLUMNS=columns, ACC=tl.float64 if wide else tl.float32, EXCLUDE=not include_self, FEW=few,
-            num_warps=warps,
+            num_warps=warps, **FUSED,
         )  # fmt: skip
     return mean, counts, sums, inverse
 
@@ -139,7 +141,7 @@ def backward(
     """d features (N, D)."""
     rows, width = features.shape
     wide, few = inverse.dtype == torch.float64, rows <= kernels.SMALL
-    if rows * width * num_classes == 0 or not _fits(width, wide):
+    if rows * width * num_classes == 0 or not _fits(width, num_classes, wide):
         result: Tensor = eager.backward(grad, features, labels, sums, inverse, num_classes, include_self)
         return _marked(result, labels, num_classes)
     grad = dense(grad)
@@ -152,7 +154,7 @@ def backward(
             grad, features, labels, inverse, sums, pulls, counts, result, label_flag(features.device),
             rows, width, features.stride(0), num_classes, parts,
             ROWS=block, COLUMNS=columns, ACC=tl.float64 if wide else tl.float32, EXCLUDE=not include_self, FEW=few,
-            num_warps=warps,
+            num_warps=warps, **FUSED,
         )  # fmt: skip
     return result
 
@@ -176,6 +178,7 @@ def _specimen(kernel: Any, note: str, dtype: str, width: int, classes: int, few:
         tiles = 4 if kernel is kernels.final_kernel else 2 if few else 1
         rows, columns, warps = _row_block(width, wide, tiles)
         constants |= {"ROWS": rows, "COLUMNS": columns}
+    capped = kernel is kernels.partial_kernel and not (wide or few)
     wanted = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
     return Specimen(
         op="class_similarity",
@@ -184,7 +187,7 @@ def _specimen(kernel: Any, note: str, dtype: str, width: int, classes: int, few:
         signature={name: (pointers | numbers)[name] for name in names},
         constants={name: value for name, value in constants.items() if name in wanted},
         warps=warps,
-        options={"maxnreg": _REGISTERS} if kernel is kernels.partial_kernel and not (wide or few) else {},
+        options=FUSED | ({"maxnreg": _REGISTERS} if capped else {}),
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ferkit.kernels.eager import class_similarity as eager
 from ferkit.kernels.eager import class_similarity_variance as eager_variance
-from ferkit.kernels.triton.launch import Specimen, next_power_of_two
+from ferkit.kernels.triton.launch import FUSED, Specimen, next_power_of_two
 
 __all__ = ["specimens", "variance_backward", "variance_forward"]
 
@@ -122,6 +122,8 @@ def _prepare(
 
     mean, counts, _, inverse = forward(features, labels, num_classes, include_self, torch.float32)
     unit = eager.labelled_rows(features, labels) * inverse[:, None]
+    bad = labels >= num_classes  # in no class, but 0 * NaN would reach the others through the product
+    unit = torch.where(bad[:, None], 0, unit)
     met = counts[None]
     if not include_self:
         met = met - eager.membership(labels, num_classes, torch.float32)
@@ -154,7 +156,7 @@ def variance_forward(features: Tensor, labels: Tensor, num_classes: int, include
         spread_kernel[(triton.cdiv(rows, block), triton.cdiv(num_classes, classes))](
             unit, labels, mean, total, rows, width, num_classes,
             ROWS=block, COLUMNS=64, DEPTH=16, CLASSES=classes, EXCLUDE=not include_self, PRECISION=precision,
-            num_warps=8, num_stages=2, maxnreg=_REGISTERS,
+            num_warps=8, num_stages=2, maxnreg=_REGISTERS, **FUSED,
         )  # fmt: skip
     return _finish(total * share, labels, num_classes, features.dtype)
 
@@ -175,7 +177,7 @@ def variance_backward(grad: Tensor, features: Tensor, labels: Tensor, num_classe
         pull_kernel[(triton.cdiv(rows, block), triton.cdiv(width, 128))](
             unit, labels, mean, weight, pull, rows, width, num_classes,
             ROWS=block, COLUMNS=32, DEPTH=16, SLICE=128, EXCLUDE=not include_self, PRECISION=precision,
-            num_warps=8, num_stages=2,
+            num_warps=8, num_stages=2, **FUSED,
         )  # fmt: skip
     d_rows = 2 * inverse[:, None] * (pull - unit * (unit * pull).sum(1, keepdim=True))
     return _finish(d_rows, labels, num_classes, features.dtype)
@@ -191,6 +193,6 @@ def specimens() -> list[Specimen]:
             names = [parameter.name for parameter in kernel.params if not parameter.is_constexpr]
             types = dict.fromkeys(names, "*fp32") | {"labels": "*i64"} | dict.fromkeys(names[-3:], "i32")
             name = f"{kernel.fn.__name__.removesuffix('_kernel')} of the variance, {precision}"
-            options = {"maxnreg": _REGISTERS} if kernel is spread_kernel else {}
+            options = FUSED | ({"maxnreg": _REGISTERS} if kernel is spread_kernel else {})
             made.append(Specimen("class_similarity", name, kernel, types, constants, 8, 2, options))
     return made

@@ -42,6 +42,15 @@ FERKIT_INLINE void load_some(Vec<T>& to, const T* from, int64_t count) {
   std::memcpy(&to, from, sizeof(T) * count);
 }
 
+// Asks for vectors that will be read or written soon; the address need not be valid.
+template <bool write, int count, typename T>
+FERKIT_INLINE void fetch(const T* from) {
+#if defined(__GNUC__)
+  const uintptr_t address = reinterpret_cast<uintptr_t>(from);
+  for (int i = 0; i < count; ++i) __builtin_prefetch(reinterpret_cast<const char*>(address + kVectorBytes * i), write);
+#endif
+}
+
 // The lanes are summed in a fixed tree, so that the result does not depend on the instruction set's width.
 template <typename T>
 FERKIT_INLINE T sum_lanes(const Vec<T>& v) {

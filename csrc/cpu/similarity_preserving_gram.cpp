@@ -150,14 +150,6 @@ FERKIT_INLINE void pull_rows(
   }
 }
 
-template <bool write, int lines, typename T>
-FERKIT_INLINE void fetch(const T* from) {
-#if defined(__GNUC__)
-  for (int i = 0; i < lines; ++i)
-    __builtin_prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(from) + 64 * i), write);
-#endif
-}
-
 // Columns [from, from + V vectors) of H F; a masked row of F is read as zeros, lest 0 * NaN spread.
 template <typename T, int V>
 FERKIT_INLINE void product_strip(

@@ -5,6 +5,9 @@ MINIMAL_VENV ?= .venv-minimal
 BIN = $(VENV)/bin
 SOURCES = setup.py pyproject.toml $(shell find csrc -type f)
 
+# Compiled once, imported many times, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: all demo test test-minimal lint types bench clean
 
 all: $(VENV)/.ready

@@ -86,6 +86,12 @@ def cuda_architectures(cpp_extension: Any, torch: Any) -> str:
     return ";".join(f"{arch[:-1]}.{arch[-1]}" for arch in wanted)
 
 
+def can_link(cuda_home: str) -> bool:
+    """Whether the toolkit's libraries lie where the linker will look; an nvcc on PATH may be a mere wrapper."""
+    folders = (Path(cuda_home) / name for name in ("lib64", "lib", "lib/x64"))
+    return any(any(folder.glob("*cudart*")) for folder in folders)
+
+
 def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
     macros = [("TORCH_TARGET_VERSION", TARGET)]
     flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"]
@@ -105,6 +111,8 @@ def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
         leave_out("_C_cuda", "this torch has no CUDA", MODE == "cuda")
     elif cpp_extension.CUDA_HOME is None or not os.path.exists(os.path.join(cpp_extension.CUDA_HOME, "bin", "nvcc")):
         leave_out("_C_cuda", "nvcc was not found (set CUDA_HOME)", MODE == "cuda")
+    elif not can_link(cpp_extension.CUDA_HOME):
+        leave_out("_C_cuda", f"no CUDA libraries under {cpp_extension.CUDA_HOME} (set CUDA_HOME)", MODE == "cuda")
     else:
         architectures = cuda_architectures(cpp_extension, torch)
         if not architectures:

@@ -49,7 +49,7 @@ def demo(
     for method, name in (("ce", "cross-entropy"), ("dmue", "DMUE")):
         print(f"Training {name} on {train_images} rendered faces, {noise:.0%} of the labels flipped.", flush=True)
         fit = FitOptions(
-            epochs=epochs, seed=seed, out=str(folder / method), accelerator="cpu", progress=progress, validate_every=2
+            epochs=epochs, seed=seed, out=str(folder / method), accelerator="cpu", progress=progress, validate_every=4
         )
         figures[name] = train(method, data, fit)
     columns = {"method": "method", **COLUMNS}

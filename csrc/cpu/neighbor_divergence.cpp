@@ -27,36 +27,6 @@ FERKIT_INLINE Vec<T> keep(const Mask<T>& mask, const Vec<T>& v) {
   return result;
 }
 
-// log for float lanes of normal positive numbers, 1 ulp or so; NaN stays NaN.
-FERKIT_INLINE void log_lanes(Vec<float>& x) {
-  typedef int32_t Ints __attribute__((vector_size(kVectorBytes)));
-  Ints bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  const Ints offset = bits - 0x3f3504f3;  // sqrt(1/2): the mantissa ends up in [sqrt(1/2), sqrt(2))
-  const Ints power = offset >> 23;
-  bits = (offset & 0x007fffff) + 0x3f3504f3;
-  Vec<float> m;
-  std::memcpy(&m, &bits, sizeof(m));
-  m = m - 1.0f;
-  const Vec<float> e = __builtin_convertvector(power, Vec<float>);
-  Vec<float> p = Vec<float>{} + 7.0376836292e-2f;
-  p = p * m - 1.1514610310e-1f;
-  p = p * m + 1.1676998740e-1f;
-  p = p * m - 1.2420140846e-1f;
-  p = p * m + 1.4249322787e-1f;
-  p = p * m - 1.6668057665e-1f;
-  p = p * m + 2.0000714765e-1f;
-  p = p * m - 2.4999993993e-1f;
-  p = p * m + 3.3333331174e-1f;
-  const Vec<float> square = m * m;
-  Vec<float> r = p * m * square + e * -2.12194440e-4f - 0.5f * square;
-  r = m + r + e * 0.693359375f;
-  x = x == x ? r : x;
-}
-FERKIT_INLINE void log_lanes(Vec<double>& x) {
-  for (int i = 0; i < Simd<double>::lanes; ++i) x[i] = std::log(x[i]);
-}
-
 // r + exp(-r) - 1 for |r| <= 1/4: r^2/2 (1 - r/3 (1 - r/4 (1 - ...))), to the last digit and never negative.
 template <typename T>
 FERKIT_INLINE Vec<T> excess(const Vec<T>& r) {

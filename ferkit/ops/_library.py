@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ferkit.kernels.precision import accumulation_dtype
+
 __all__ = [
     "accumulation_dtype",
     "autocast_to_float32",
@@ -98,11 +100,6 @@ def autocast_to_float32(tensor: Tensor) -> Tensor:
     if tensor.dtype in _HALF and torch.is_autocast_enabled(tensor.device.type):
         return tensor.float()
     return tensor
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 accumulates in itself, everything else in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def without_autocast(function: Callable[..., Any], device_type: str, *arguments: Any) -> Any:

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from ferkit.kernels.eager._labels import check_and_flag, out_of_range
+from ferkit.kernels.precision import accumulate
 
 EPS = 1e-12  # a shorter vector counts as a zero vector: cosine 0, gradient 0
-
-
-def _accumulate(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def inverse_norms(features: Tensor) -> Tensor:
@@ -28,7 +25,7 @@ def membership(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
 
 def labelled_rows(features: Tensor, labels: Tensor) -> Tensor:
     """The rows in the accumulation dtype, unlabelled ones zeroed so that not even their NaN takes part."""
-    return torch.where((labels >= 0)[:, None], _accumulate(features), 0)
+    return torch.where((labels >= 0)[:, None], accumulate(features), 0)
 
 
 def divisors(member: Tensor, include_self: bool) -> tuple[Tensor, Tensor]:
@@ -78,7 +75,7 @@ def backward(
     unit = rows * inverse[:, None]
     member = membership(labels, num_classes, rows.dtype)
     _, scale = divisors(member, include_self)
-    weight = torch.where((labels >= 0)[:, None], _accumulate(grad), 0) * scale
+    weight = torch.where((labels >= 0)[:, None], accumulate(grad), 0) * scale
     d_unit = weight @ (member.t() @ unit) + member @ (weight.t() @ unit)
     if not include_self:
         d_unit = d_unit - 2 * (weight * member).sum(1, keepdim=True) * unit

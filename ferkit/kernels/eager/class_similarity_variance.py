@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ferkit.kernels.eager.class_similarity import _accumulate, divisors, inverse_norms, labelled_rows, membership
+from ferkit.kernels.eager.class_similarity import divisors, inverse_norms, labelled_rows, membership
 from ferkit.kernels.eager.class_similarity import variance as variance_forward
+from ferkit.kernels.precision import accumulate
 
 __all__ = ["variance_backward", "variance_forward"]
 
@@ -19,7 +20,7 @@ def variance_backward(grad: Tensor, features: Tensor, labels: Tensor, num_classe
     unit = rows * inverse[:, None]
     member = membership(labels, num_classes, rows.dtype)
     counts, scale = divisors(member, include_self)
-    weight = torch.where(labelled, _accumulate(grad), 0) * scale
+    weight = torch.where(labelled, accumulate(grad), 0) * scale
     pairs = features.shape[0] <= num_classes * features.shape[1]
     form = _by_pairs if pairs else _by_covariances
     d_unit = 2 * form(unit, member, labelled, counts, scale, weight, include_self)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ferkit.kernels.precision import accumulate
+
 __all__ = ["NEAR", "STATE", "backward", "forward"]
 
 # Columns of the state: means of prediction and target, CCC, 1 - CCC, 2 / D, and the ratio r of the two variances.
@@ -12,15 +14,11 @@ STATE = 6
 NEAR = 0.5  # below it 1 - CCC, not CCC, is the small number that the gradient is formed from
 
 
-def _accumulate(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
 class _Moments:
     """Everything the value and the gradient are made of; p and q are the centred columns (N, T)."""
 
     def __init__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, released: bool) -> None:
-        x, y = _accumulate(prediction), _accumulate(target)
+        x, y = accumulate(prediction), accumulate(target)
         w = x.new_ones(x.shape[0]) if weight is None else weight.to(x.dtype)
         self.live = (w != 0).unsqueeze(1)
         self.weight = w.unsqueeze(1)
@@ -87,7 +85,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """d prediction and d target (N, T); the latter (0,) unless asked for. Differentiable: the state is not used."""
     m = _Moments(prediction, target, weight, released)
-    share = _accumulate(grad)
+    share = accumulate(grad)
     if mean:
         share = share / max(prediction.shape[1], 1)
     factor = (-share if loss else share) * m.scale * m.weight

@@ -5,17 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def _accumulate(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+from ferkit.kernels.precision import accumulate
 
 
 def _compare(logits: Tensor, neighbor_logits: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """p (N, 1, C), q (N, K, C), log q - log p where q > 0 (else 0), and KL(q || p) (N, K)."""
     present = (weight != 0)[:, :, None]
     # What takes no part is blanked before the softmax: its NaN must reach neither value nor gradient.
-    center = torch.where(present.any(1), _accumulate(logits), 0)[:, None]
-    neighbors = torch.where(present, _accumulate(neighbor_logits), 0)
+    center = torch.where(present.any(1), accumulate(logits), 0)[:, None]
+    neighbors = torch.where(present, accumulate(neighbor_logits), 0)
     log_p, log_q = center.log_softmax(2), neighbors.log_softmax(2)
     p, q = log_p.exp(), log_q.exp()
     ratio = torch.where(q == 0, 0, log_q - log_p)
@@ -29,7 +27,7 @@ def _compare(logits: Tensor, neighbor_logits: Tensor, weight: Tensor) -> tuple[T
 def forward(logits: Tensor, neighbor_logits: Tensor, weight: Tensor, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Losses (N,) or their mean; and for the backward their derivatives by logits (N, C) and by weight (N, K)."""
     p, q, _, divergence = _compare(logits, neighbor_logits, weight)
-    factor = _accumulate(weight)
+    factor = accumulate(weight)
     loss = (factor * divergence).sum(1)
     residual = (factor[:, :, None] * (p - q)).sum(1)
     if mean:
@@ -53,8 +51,8 @@ def backward(
     Recomputes everything, hence differentiable in grad, logits, neighbor_logits and weight.
     """
     p, q, ratio, value = _compare(logits, neighbor_logits, weight)
-    share = _accumulate(grad) / max(1, logits.shape[0]) if mean else _accumulate(grad)[:, None]
-    factor = _accumulate(weight) * share
+    share = accumulate(grad) / max(1, logits.shape[0]) if mean else accumulate(grad)[:, None]
+    factor = accumulate(weight) * share
     d_logits = (factor[:, :, None] * (p - q)).sum(1).to(logits.dtype)
     d_weight = (share * value).to(weight.dtype)
     if not neighbors:

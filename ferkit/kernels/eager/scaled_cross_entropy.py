@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from ferkit.kernels.eager._labels import check_and_flag, out_of_range
-
-
-def _accumulate(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+from ferkit.kernels.precision import accumulate
 
 
 def forward(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
     """Losses (N,) or their mean; for the backward the largest scaled logit and the sum of exp(. - largest), (N, 2)."""
     wrong = check_and_flag(labels, logits.shape[1])
-    scaled = _accumulate(scale)[:, None] * _accumulate(logits)
+    scaled = accumulate(scale)[:, None] * accumulate(logits)
     if logits.shape[1] == 0:
         rows = scaled.sum(1) if wrong is None else torch.where(wrong, torch.nan, scaled.sum(1))
         return (rows.sum() if mean else rows).to(logits.dtype), scaled.new_zeros(logits.shape[0], 2)
@@ -34,9 +31,9 @@ def backward(
     grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor, mean: bool
 ) -> tuple[Tensor, Tensor]:
     """d logits (N, C) and d scale (N,). Recomputes the softmax, hence differentiable in grad, logits and scale."""
-    values, factor = _accumulate(logits), _accumulate(scale)[:, None]
+    values, factor = accumulate(logits), accumulate(scale)[:, None]
     labelled = labels >= 0
-    share = _accumulate(grad)
+    share = accumulate(grad)
     if mean:
         share = share / labelled.sum().clamp_min(1)
     weight = torch.where(labelled, share, 0)[:, None]

@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from ferkit.kernels.precision import accumulation_dtype
 
 __all__ = ["FUSED", "INTERPRETED", "UNFUSED", "Specimen", "accumulation_dtype", "dense", "next_power_of_two"]
 
@@ -39,11 +40,6 @@ class Specimen:
 def next_power_of_two(size: int, least: int = 16) -> int:
     """The smallest power of two that holds ``size``, at least ``least``."""
     return max(least, 1 << max(0, size - 1).bit_length())
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 accumulates in itself, everything else in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def dense(tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Batch samplers: they know label arrays and neighbour tables, nothing else."""
 
 from ferkit.samplers.class_coverage import ClassCoverageBatchSampler
+from ferkit.samplers.neighbor_group import NeighborGroupBatchSampler
 
-__all__ = ["ClassCoverageBatchSampler"]
+__all__ = ["ClassCoverageBatchSampler", "NeighborGroupBatchSampler"]

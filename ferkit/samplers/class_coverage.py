@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from ferkit.checks import check_label_range, check_labels, check_number
 from ferkit.samplers._plan import Keys, class_draws, count_steps, plan_epoch
+from ferkit.samplers._resumable import ResumableBatchSampler
 
 __all__ = ["ClassCoverageBatchSampler"]
 
 
-class ClassCoverageBatchSampler(Sampler[list[int]]):
+class ClassCoverageBatchSampler(ResumableBatchSampler):
     """Batch sampler with at least ``min_per_class`` draws of every class in every batch.
 
     What it promises for each epoch:
@@ -74,12 +74,10 @@ class ClassCoverageBatchSampler(Sampler[list[int]]):
         *,
         num_classes: int | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("min_per_class", min_per_class), ("world_size", world_size)):
+        super().__init__(seed, rank, world_size, drop_last)
+        for name, value in (("batch_size", batch_size), ("min_per_class", min_per_class)):
             check_number(value, name, low=1, integer=True)
-        check_number(seed, "seed", low=0, integer=True)
-        check_number(rank, "rank", low=0, high=world_size - 1, integer=True)
-        self.batch_size, self.min_per_class, self.seed = batch_size, min_per_class, seed
-        self.rank, self.world_size, self.drop_last = rank, world_size, bool(drop_last)
+        self.batch_size, self.min_per_class = batch_size, min_per_class
         values = _label_array(labels, num_classes)
         self.num_classes = int(values.max(initial=-1)) + 1 if num_classes is None else num_classes
         self.num_samples = len(values)
@@ -98,10 +96,6 @@ class ClassCoverageBatchSampler(Sampler[list[int]]):
         groups = np.split(order, np.cumsum([unlabelled, *counts.tolist()[:-1]]))
         self._members = [*groups[1:], groups[0]]
         self._digest = zlib.crc32(values.tobytes())
-        self.epoch = 0
-        self._position = 0  # batches of this epoch already handed out
-        self._start = 0  # where the next pass begins: not 0 only once, after load_state_dict
-        self._running: object = None
 
     def _check_possible(self, counts: NDArray[np.int64], unlabelled: int) -> None:
         if self.num_classes == 0:
@@ -120,35 +114,12 @@ class ClassCoverageBatchSampler(Sampler[list[int]]):
                 f"min_per_class{extra}), got {self.batch_size}"
             )
 
-    @property
-    def sampler(self) -> ClassCoverageBatchSampler:
-        """This object: Lightning looks for ``set_epoch`` on ``batch_sampler.sampler``."""
-        return self
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order. The epoch already set is left where it stands, so a resumed one goes on."""
-        check_number(epoch, "epoch", low=0, integer=True)
-        if epoch != self.epoch:
-            self.epoch, self._position, self._start, self._running = epoch, 0, 0, None
-
     def class_counts(self) -> Tensor:
         """How often each class is drawn in an epoch, over all ranks and in every epoch: int64 (num_classes,)."""
         return torch.from_numpy(self._draws[:-1].copy())
 
-    def __iter__(self) -> Iterator[list[int]]:
-        start, self._start = self._start, 0
-        self._position = start
-        self._running = object()
-        return self._pass(start, self._running)
-
-    def _pass(self, start: int, running: object) -> Iterator[list[int]]:
-        for step, batch in enumerate(self._plan()[start:].tolist(), start + 1):
-            if self._running is running:  # only the latest pass moves the position
-                self._position = step
-            yield batch
+    def _batches(self, start: int) -> Iterator[list[int]]:
+        yield from self._plan()[start:].tolist()
 
     def _plan(self) -> NDArray[np.int64]:
         keys = Keys(self.seed, self.epoch)
@@ -167,40 +138,6 @@ class ClassCoverageBatchSampler(Sampler[list[int]]):
             "num_samples": self.num_samples,
             "labels_crc32": self._digest,
         }
-
-    def state_dict(self, position: int | None = None) -> dict[str, int]:
-        """State to go on from: plain integers, the same on every rank.
-
-        Args:
-            position: batches of this epoch that are done. The default is what this sampler has handed out; a
-                DataLoader with workers takes batches ahead of training, so give the number trained on there.
-        """
-        if position is not None:
-            check_number(position, "position", low=0, high=len(self), integer=True)
-        return {"epoch": self.epoch, "position": self._position if position is None else position, **self._settings()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken: the next pass yields the rest of that epoch, later ones whole epochs.
-
-        Raises:
-            ValueError: the state was taken from other labels or settings, naming what differs.
-        """
-        settings = self._settings()
-        for name in ("epoch", "position", *settings):
-            if name not in state:
-                raise ValueError(f"state: expected the key {name!r}, got {sorted(state)}")
-        for name, value in settings.items():
-            if state[name] != value:
-                raise ValueError(f"state: expected {name} {value} as in this sampler, got {state[name]}")
-        check_number(state["epoch"], "state['epoch']", low=0, integer=True)
-        check_number(state["position"], "state['position']", low=0, high=len(self), integer=True)
-        self.epoch, self._running = int(state["epoch"]), None
-        self._position = self._start = int(state["position"])
-
-    def __repr__(self) -> str:
-        settings = {k: v for k, v in self._settings().items() if k != "labels_crc32"} | {"drop_last": self.drop_last}
-        shown = ", ".join(f"{name}={value}" for name, value in settings.items())
-        return f"ClassCoverageBatchSampler({shown}, rank={self.rank}, batches={len(self)})"
 
 
 def _label_array(labels: Any, num_classes: int | None) -> NDArray[np.int64]:

@@ -94,10 +94,10 @@ class _ClassSimilarity(torch.autograd.Function):
     def forward(ctx: Any, keyset: Any, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
         arguments = (features, labels, num_classes, include_self)
         outputs = _forward(*arguments) if keyset is None else redispatch(_forward_op, keyset, *arguments)
-        _, counts, sums, inverse = outputs
-        ctx.mark_non_differentiable(counts, sums, inverse)
+        ctx.save_for_backward(features, labels, *outputs[2:])
+        outputs = outputs if keyset is not None else outputs[:2]  # autograd is slower for every output it wraps
+        ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(features, labels, sums, inverse)
         ctx.settings = num_classes, include_self
         return outputs
 

@@ -68,9 +68,10 @@ class _ScaledCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, keyset: Any, logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> Any:
         arguments = (logits, scale, labels, mean)
         outputs = _forward(*arguments) if keyset is None else redispatch(_forward_op, keyset, *arguments)
-        ctx.mark_non_differentiable(outputs[1])
-        ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, scale, labels, outputs[1])
+        outputs = outputs if keyset is not None else outputs[:1]  # autograd is slower for every output it wraps
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)
         ctx.mean = mean
         return outputs
 

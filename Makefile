@@ -31,8 +31,9 @@ $(VENV)/.tools: $(VENV)/.torch $(SOURCES)
 demo: $(VENV)/.ready
 	$(BIN)/ferkit demo
 
+# One thread a process: tests are small, and threads of several processes would wait for each other.
 test: $(VENV)/.tools
-	$(BIN)/python -m pytest -q --cov=ferkit --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --cov=ferkit --cov-report=term:skip-covered --cov-fail-under=90
 
 # Only torch and numpy: the losses work, and what is missing is explained.
 $(MINIMAL_VENV)/.ready: $(SOURCES) $(shell find ferkit -name '*.py')

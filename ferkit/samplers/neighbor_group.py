@@ -128,7 +128,7 @@ class NeighborGroupBatchSampler(ResumableBatchSampler):
 def _digest(tables: Mapping[str, Table]) -> int:
     value = zlib.crc32("\n".join(tables).encode())
     for indices, weights in tables.values():
-        for start in range(0, len(indices), ROWS):
-            value = zlib.crc32(indices[start : start + ROWS].astype("<i8").tobytes(), value)
-            value = zlib.crc32(weights[start : start + ROWS].astype("<f4").tobytes(), value)
+        for values, kind in ((indices, "<i8"), (weights, "<f4")):
+            for start in range(0, len(values), ROWS):
+                value = zlib.crc32(values[start : start + ROWS].astype(kind).tobytes(), value)
     return value

@@ -81,7 +81,8 @@ def _direct(query: Tensor, other: Tensor, metric: str) -> Tensor:
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / length.clamp(min=torch.finfo(rows.dtype).tiny)
 
 
 def _leave_out(rough: Tensor, block: Tensor, place: Tensor, exclude: Tensor | None) -> None:

@@ -49,7 +49,7 @@ def read_checkpoint(path: str | Path) -> Any:
 
 
 def load_pretrained(model: BranchedBackbone, source: str | Path | Mapping[str, Any]) -> LoadReport:
-    """Copy ImageNet-style weights (conv1, bn1, layer1..4) into trunk, target and every branch.
+    """Copy ImageNet-style weights (conv1, bn1, layer1..4; features.0..18) into trunk, target and every branch.
 
     Args:
         model: what is loaded into, in place.
@@ -65,7 +65,7 @@ def load_pretrained(model: BranchedBackbone, source: str | Path | Mapping[str, A
     report = LoadReport()
     loaded: dict[str, Tensor] = {}
     for key, value in state.items():
-        targets = _targets(model, key)
+        targets = _targets(model, own, key)
         if not targets or targets[0] not in own:
             report.unused.append(key)
         elif own[targets[0]].shape != value.shape:
@@ -95,8 +95,9 @@ def _bare(state: Any) -> dict[str, Tensor]:
     return bare
 
 
-def _targets(model: BranchedBackbone, key: str) -> list[str]:
-    if not key.startswith(model.stage_prefix):
+def _targets(model: BranchedBackbone, own: Mapping[str, Tensor], key: str) -> list[str]:
+    # The trunk is asked first: in some families (MobileNetV2) all keys start as the stage's do.
+    if not key.startswith(model.stage_prefix) or f"trunk.{key}" in own:
         return [f"trunk.{key}"]
     rest = key[len(model.stage_prefix) :]
     return [f"target.{rest}", *(f"branches.{index}.{rest}" for index in range(len(model.branches)))]

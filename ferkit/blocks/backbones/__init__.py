@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ferkit.blocks.backbones.mobilenet import split_mobilenet_v2
 from ferkit.blocks.backbones.resnet import split_resnet
 from ferkit.blocks.backbones.small import split_small
 
@@ -28,6 +29,7 @@ BACKBONES: dict[str, Callable[[], tuple[nn.Module, nn.Module, int, str]]] = {
     "resnet18": lambda: split_resnet("resnet18"),
     "resnet34": lambda: split_resnet("resnet34"),
     "resnet50": lambda: split_resnet("resnet50"),
+    "mobilenet_v2": split_mobilenet_v2,
 }
 
 

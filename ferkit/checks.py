@@ -13,12 +13,14 @@ __all__ = [
     "check_choice",
     "check_device",
     "check_floating",
+    "check_index_range",
     "check_label_range",
     "check_labels",
     "check_not_negative",
     "check_number",
     "check_shape",
     "check_tensor",
+    "check_unit_interval",
     "out_of_range",
 ]
 
@@ -109,6 +111,22 @@ def check_not_negative(values: Tensor, name: str) -> None:
     """Raise ValueError if a value is below 0 (on the CPU, outside a compiled region)."""
     if _readable(values) and bool((values < 0).any()):
         raise ValueError(f"{name}: expected values of 0 or more, got {float(values.min())}")
+
+
+def check_unit_interval(values: Tensor, name: str) -> None:
+    """Raise ValueError if a value is below 0 or above 1 (on the CPU, outside a compiled region); NaN passes."""
+    if _readable(values) and bool(((values < 0) | (values > 1)).any()):
+        raise ValueError(f"{name}: expected values in [0, 1], got {float(values.min())}..{float(values.max())}")
+
+
+def check_index_range(indices: Tensor, size: int, name: str, missing: bool = False) -> None:
+    """Raise ValueError for an index outside 0..size-1 (or -1 with ``missing``), where reading it costs no sync."""
+    if not _readable(indices) or indices.numel() == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(indices))
+    if low < (-1 if missing else 0) or high >= size:
+        allowed = f"0..{size - 1}{' or -1 (none)' if missing else ''}"
+        raise ValueError(f"{name}: expected values in {allowed}, got {low}..{high}")
 
 
 def _readable(values: Tensor) -> bool:

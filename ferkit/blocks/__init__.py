@@ -6,13 +6,24 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "AdaptiveSimilarity": "ferkit.blocks.adaptive_similarity",
     "BACKBONES": "ferkit.blocks.backbones",
     "BranchedBackbone": "ferkit.blocks.branched_backbone",
     "BranchedOutput": "ferkit.blocks.branched_backbone",
+    "RowSGD": "ferkit.blocks.row_sgd",
+    "SampleCertainty": "ferkit.blocks.sample_certainty",
     "UncertaintyHead": "ferkit.blocks.uncertainty_head",
 }
 
-__all__ = ["BACKBONES", "BranchedBackbone", "BranchedOutput", "UncertaintyHead"]
+__all__ = [
+    "BACKBONES",
+    "AdaptiveSimilarity",
+    "BranchedBackbone",
+    "BranchedOutput",
+    "RowSGD",
+    "SampleCertainty",
+    "UncertaintyHead",
+]
 
 
 def __getattr__(name: str) -> Any:

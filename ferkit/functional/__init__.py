@@ -1,28 +1,49 @@
 """Losses and their parts as functions: argument checks, precision, weights and reduction over the operators."""
 
+from ferkit.functional.affinity import gaussian_affinity, laplacian_affinity, neighbor_distances
+from ferkit.functional.centers import (
+    center_loss,
+    inter_class_loss,
+    inter_class_step,
+    intra_class_step,
+    uncertainty_center_loss,
+)
 from ferkit.functional.concordance import concordance, concordance_loss
 from ferkit.functional.cross_entropy import auxiliary_cross_entropy, weighted_logit_cross_entropy
+from ferkit.functional.divergence import jeffreys_divergence, label_distribution_loss
 from ferkit.functional.latent import latent_distribution, latent_distribution_loss, sharpen
 from ferkit.functional.neighbor import neighbor_guidance_loss
 from ferkit.functional.preserving import msp_loss, similarity_preserving_loss
 from ferkit.functional.ramps import ramp_down, ramp_up
 from ferkit.functional.similarity import class_similarity
+from ferkit.functional.target_distribution import va_target_distribution
 from ferkit.ops import force_backend, raise_label_errors
 
 __all__ = [
     "auxiliary_cross_entropy",
+    "center_loss",
     "class_similarity",
     "concordance",
     "concordance_loss",
     "force_backend",
+    "gaussian_affinity",
+    "inter_class_loss",
+    "inter_class_step",
+    "intra_class_step",
+    "jeffreys_divergence",
+    "label_distribution_loss",
+    "laplacian_affinity",
     "latent_distribution",
     "latent_distribution_loss",
     "msp_loss",
+    "neighbor_distances",
     "neighbor_guidance_loss",
     "raise_label_errors",
     "ramp_down",
     "ramp_up",
     "sharpen",
     "similarity_preserving_loss",
+    "uncertainty_center_loss",
+    "va_target_distribution",
     "weighted_logit_cross_entropy",
 ]

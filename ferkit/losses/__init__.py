@@ -2,18 +2,24 @@
 
 from ferkit.losses.auxiliary_cross_entropy import AuxiliaryCrossEntropy
 from ferkit.losses.ccc import CCCLoss
+from ferkit.losses.center import CenterLoss
+from ferkit.losses.label_distribution import LabelDistributionLoss
 from ferkit.losses.latent_distribution import LatentDistributionLoss
 from ferkit.losses.msp import MSPLoss
 from ferkit.losses.neighbor_guidance import NeighborGuidanceLoss
 from ferkit.losses.similarity_preserving import SimilarityPreservingLoss
+from ferkit.losses.uncertainty_center import UncertaintyCenterLoss
 from ferkit.losses.weighted_logit_cross_entropy import WeightedLogitCrossEntropy
 
 __all__ = [
     "AuxiliaryCrossEntropy",
     "CCCLoss",
+    "CenterLoss",
+    "LabelDistributionLoss",
     "LatentDistributionLoss",
     "MSPLoss",
     "NeighborGuidanceLoss",
     "SimilarityPreservingLoss",
+    "UncertaintyCenterLoss",
     "WeightedLogitCrossEntropy",
 ]

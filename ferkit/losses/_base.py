@@ -23,10 +23,10 @@ class Loss(nn.Module):
         super().__init__()
         self.reduction = check_choice(reduction, "reduction", REDUCTIONS)
 
-    def _keep_class_weight(self, class_weight: Tensor | None) -> None:
+    def _keep_class_weight(self, class_weight: Tensor | None, num_classes: int | None = None) -> None:
         if class_weight is not None:
             check_floating(class_weight, "class_weight")
-            check_shape(class_weight, "class_weight", ("C",))
+            check_shape(class_weight, "class_weight", ("C" if num_classes is None else num_classes,))
             class_weight = class_weight.detach().clone()
         # a setting, not state: it moves with the module, but a checkpoint does not bring it
         self.register_buffer("class_weight", class_weight, persistent=False)

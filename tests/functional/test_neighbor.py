@@ -181,7 +181,8 @@ def test_bad_input_is_refused_by_name(call, error, message):
 @pytest.mark.parametrize("detach", ["neighbors", None])
 def test_the_module_is_the_function(detach, reduction):
     loss, weight = NeighborGuidanceLoss(detach, reduction), torch.rand(5)
-    assert repr(loss) == f"NeighborGuidanceLoss(detach={detach!r}, reduction={reduction!r})"
+    settings = f"detach={detach!r}, reduction={reduction!r}, direction='neighbor-to-center', normalize=None"
+    assert repr(loss) == f"NeighborGuidanceLoss({settings})"
     expected = neighbor_guidance_loss(Z, V, A, detach, weight, reduction)
     assert torch.equal(loss(Z, V, A, weight), expected)
 

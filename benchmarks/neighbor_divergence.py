@@ -40,6 +40,7 @@ def case(size, ask=None, **more):
     )
 
 
+register(case(32, Ask(eager=3.0), compile=False, rounds=300))
 register(case(72, Ask(eager=1.0, compiled=1.0), rounds=300))
 register(case(288, compile=False, rounds=300))
 register(case(1024, compile=False, rounds=100))

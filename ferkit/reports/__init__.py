@@ -15,15 +15,18 @@ from ferkit.reports.curves import plot_curves
 from ferkit.reports.distributions import plot_distributions
 from ferkit.reports.dmue import dmue_sheet
 from ferkit.reports.faces import face_sheet
+from ferkit.reports.neighbors import neighbor_sheet, plot_space
 from ferkit.reports.tables import comparison_table
 
 __all__ = [
     "comparison_table",
     "dmue_sheet",
     "face_sheet",
+    "neighbor_sheet",
     "plot_confusion",
     "plot_curves",
     "plot_distributions",
+    "plot_space",
     "replacing",
     "save_figure",
     "write_json",

@@ -8,12 +8,29 @@ from typing import Any
 _EXPORTS = {
     "DataOptions": "ferkit.tasks.data",
     "FitOptions": "ferkit.tasks.training",
+    "GraphOptions": "ferkit.tasks.neighbors",
+    "build_graph": "ferkit.tasks.graph",
+    "check_graph": "ferkit.tasks.graph",
     "demo": "ferkit.tasks.demonstration",
     "evaluate": "ferkit.tasks.evaluation",
+    "graph_info": "ferkit.tasks.graph",
+    "show_graph": "ferkit.tasks.graph",
     "train": "ferkit.tasks.training",
+    "training_graph": "ferkit.tasks.graph",
 }
 
-__all__ = ["DataOptions", "FitOptions", "demo", "evaluate", "train"]
+__all__ = [
+    "DataOptions",
+    "FitOptions",
+    "build_graph",
+    "check_graph",
+    "demo",
+    "evaluate",
+    "graph_info",
+    "show_graph",
+    "train",
+    "training_graph",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,53 @@
+"""``ferkit graph build | info | check | show``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ferkit import tasks
+
+__all__ = ["add_graph_parser", "run_graph"]
+
+DATA = {field.name for field in fields(tasks.DataOptions)}
+COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
+    "build": (tasks.build_graph, "build a graph and write it to a file"),
+    "info": (tasks.graph_info, "what a graph is"),
+    "check": (tasks.check_graph, "measure a graph against exact distances of a sample"),
+    "show": (tasks.show_graph, "t-SNE of the space, and faces with their neighbours"),
+}
+
+
+def add_graph_parser(parent: Any) -> None:
+    """Add ``graph`` and its sub-commands to the sub-commands of ``ferkit``."""
+    parser = ArgumentParser(description="Graphs of neighbours in the space of action units, landmarks or affect.")
+    parent.add_subcommand("graph", parser, help="build, describe, check or draw a graph of neighbours")
+    commands = parser.add_subcommands(dest="action")
+    for name, (function, text) in COMMANDS.items():
+        command = ArgumentParser(description=text[0].upper() + text[1:] + ".")
+        if name == "build":
+            command.add_argument("-k", "--k", type=int, default=4, help="neighbours a row")
+        else:
+            command.add_argument("path", type=str, help="a graph")
+        command.add_function_arguments(function, skip={"data", "k", "path"})
+        if name != "info":
+            command.add_class_arguments(tasks.DataOptions, skip={"data"})
+            choices = ("synthetic", "ferplus", "folder", "manifest")
+            command.add_argument("--data", choices=choices, help="images, as in ferkit train; by default none")
+        commands.add_subcommand(name, command, help=text)
+
+
+def run_graph(options: Namespace) -> None:
+    """Call the task that was asked for."""
+    function, _ = COMMANDS[options.action]
+    given = options[options.action].as_dict()
+    if options.action != "info":
+        data = {name: given.pop(name) for name in DATA}
+        changed = [name for name, value in data.items() if name != "data" and value != getattr(tasks.DataOptions, name)]
+        if data["data"] is None and changed:
+            raise ValueError(f"data: expected the kind of images that --{changed[0]} is meant for, got none")
+        given["data"] = None if data["data"] is None else tasks.DataOptions(**data)
+    function(**given)

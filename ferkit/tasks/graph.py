@@ -1,0 +1,321 @@
+"""Graphs of neighbours: built, described, checked, and given to training."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from ferkit.checks import check_choice, check_number
+from ferkit.data import FaceDataset, SyntheticFaces
+from ferkit.data.readers.tables import read_table
+from ferkit.graph import KNNGraph
+from ferkit.graph.spaces import column_points, describe_points
+from ferkit.tasks._graph_points import check_space, dataset_ids, space_points, table_points
+from ferkit.tasks.data import DataOptions, build_dataset
+
+__all__ = [
+    "build_graph",
+    "check_graph",
+    "dataset_ids",
+    "graph_info",
+    "show_graph",
+    "space_points",
+    "training_graph",
+]
+
+Metric = Literal["l2", "l1", "cosine"]
+Method = Literal["auto", "exact", "ivf", "kdtree"]
+
+
+def training_graph(
+    dataset: Any,
+    space: str,
+    k: int,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    metric: Metric = "l2",
+    progress: bool = False,
+) -> KNNGraph:
+    """The ``k`` neighbours of every image of a data set: from a file, from a cache, or built now.
+
+    Args:
+        dataset: a FaceDataset or SyntheticFaces; row i of the graph is image i.
+        space: see ``space_points``.
+        k: neighbours a row.
+        path: a graph written by ``ferkit graph build``; it must have been built for these images.
+        cache: folder for the built graph, ``<name>.<space>.knn``; by default the one of the manifest's file, for other
+            data none. A graph there that no longer fits is built again, with a message.
+        metric: "l2", or "l1" for a laplacian affinity.
+        progress: show progress.
+
+    Raises:
+        ValueError: for a graph in ``path`` of other images or too few neighbours, or a space the data set lacks.
+    """
+    check_number(k, "k", 1, integer=True)
+    check_space(space)
+    ids = dataset_ids(dataset)
+    if path is not None:
+        return _loaded(path, dataset, ids, space, k)
+    points, _ = space_points(dataset, space)
+    target = _cache_path(dataset, space, metric, cache)
+    if target is not None and target.is_file():
+        try:
+            graph = KNNGraph.load(target, points, ids)
+            if graph.k >= min(k, len(ids) - 1) and graph.metric == metric:
+                return graph.take(min(k, graph.k)) if graph.k > k else graph
+            reason = f"it has k={graph.k}, metric={graph.metric}"
+        except (ValueError, OSError) as error:
+            reason = str(error)
+        print(f"{target} is built again: {reason}", file=sys.stderr)
+    graph = _knn(points, k, ids=ids, metric=metric, progress=progress, space=space)
+    if target is not None:
+        try:
+            graph.save(target)
+        except (ImportError, OSError, ValueError) as error:  # a cache is a convenience: training goes on
+            print(f"the {space} graph is not kept: {error}", file=sys.stderr)
+    return graph
+
+
+def build_graph(
+    out: str,
+    space: str = "au",
+    k: int = 4,
+    table: str | None = None,
+    data: DataOptions | None = None,
+    split: str = "train",
+    align: Literal["none", "procrustes"] = "none",
+    metric: Metric = "l2",
+    method: Method = "auto",
+    target_recall: float = 0.999,
+    min_confidence: float = 0.5,
+    name_column: str | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> KNNGraph:
+    """Build a graph from a detector's table, from a data set's own columns, or from a table for a data set's images.
+
+    Args:
+        out: file to write, whole or not at all.
+        space: "au", "landmark", "va", "columns:<name>,<name>,..." or "features" (the rows of a .npy table).
+        k: neighbours a row.
+        table: CSV of OpenFace 2 or 3 (or a folder of them), py-feat, a manifest or any other; .npy for features.
+        data: the images that the graph is for; with a table its rows are matched to them by name.
+        split: of the images.
+        align: of landmarks: "none" or "procrustes".
+        metric: "l2", "l1" or "cosine".
+        method: "auto", "exact", "ivf" or "kdtree".
+        target_recall: what an approximate method must reach, measured.
+        min_confidence: detections below it count as failed.
+        name_column: the table's column of image names.
+        device: where to search: cpu, cuda.
+        seed: of what is sampled.
+        progress: show progress.
+    """
+    target = Path(out)
+    if target.is_dir() or not target.parent.is_dir():  # now, not after minutes of building
+        raise ValueError(f"out: expected a file in an existing folder, got {out!r}")
+    points, ids, _ = _rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
+    counts = describe_points(points)
+    print(
+        f"{counts['rows']} rows of {points.shape[1]} columns: {counts['missing']} missing, "
+        f"{counts['all_zero']} all zero, {counts['copies']} copies of an earlier row"
+    )
+    options = {"method": method, "target_recall": target_recall, "device": device, "seed": seed}
+    start = time.perf_counter()
+    graph = _knn(points, k, ids=ids, metric=metric, progress=progress, space=space, align=align, **options)
+    graph.save(target)
+    print(f"{graph!r}\nwritten to {target}, {time.perf_counter() - start:.1f} s")
+    return graph
+
+
+def graph_info(path: str) -> dict[str, Any]:
+    """Print what a graph is; returns its meta.
+
+    Args:
+        path: the file.
+    """
+    graph = KNNGraph.load(path)
+    for name, value in graph.meta.items():
+        shown = ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else value
+        print(f"{name:20} {shown}")
+    degrees = graph.valid.sum(1)
+    print(f"{'edges':20} {int(degrees.sum())}")
+    print(f"{'rows short of k':20} {int((degrees < graph.k).sum())}")
+    used = graph.indices[graph.valid]
+    if len(used):
+        times = used.bincount(minlength=graph.n)
+        print(
+            f"{'named by others':20} {float((times > 0).double().mean()):.1%} of rows, at most {int(times.max())} times"
+        )
+    return graph.meta
+
+
+def check_graph(
+    path: str,
+    table: str | None = None,
+    data: DataOptions | None = None,
+    rows: int = 2000,
+    split: str = "train",
+    min_confidence: float = 0.5,
+    name_column: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Measure a graph against exact distances of a sample of its rows.
+
+    Args:
+        path: the graph.
+        table: the table it was built from, if any.
+        data: the images it was built for, if any.
+        rows: size of the sample.
+        split: of the images.
+        min_confidence: as when it was built.
+        name_column: as when it was built.
+        seed: of the sample.
+        progress: show progress.
+
+    Raises:
+        ValueError: if it was built from other rows.
+    """
+    graph = KNNGraph.load(path)
+    space, align = graph.meta.get("space", "au"), graph.meta.get("align", "none")
+    points, ids, _ = _rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
+    graph = KNNGraph.load(path, points, ids)
+    figures = graph.verify(points, rows, seed=seed)
+    stored = graph.meta.get("recall")
+    print(f"{'rows sampled':20} {figures['rows']:.0f} of {graph.n}")
+    print(f"{'recall':20} {figures['recall']:.5f}" + ("" if stored is None else f" (stored: {stored:.5f})"))
+    print(f"{'distance error':20} {figures['distance_error']:.2e}")
+    return figures
+
+
+def show_graph(
+    path: str,
+    out: str,
+    table: str | None = None,
+    data: DataOptions | None = None,
+    split: str = "train",
+    images: int = 10,
+    points: int = 3000,
+    perplexity: float = 30.0,
+    min_confidence: float = 0.5,
+    name_column: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[str]:
+    """Draw the space (t-SNE, coloured by expression) and faces with their neighbours; returns the files written.
+
+    Args:
+        path: the graph.
+        out: picture of the t-SNE; the faces go beside it, ``<name>-neighbors.<ending>``.
+        table: the table it was built from, if any.
+        data: the images it was built for; without it there are neither colours nor faces.
+        split: of the images.
+        images: faces in the sheet, a row each.
+        points: rows in the t-SNE, drawn at random where there are more.
+        perplexity: of the t-SNE.
+        min_confidence: as when it was built.
+        name_column: as when it was built.
+        seed: of every choice.
+        progress: show progress.
+    """
+    from ferkit.tasks._graph_show import draw_neighbors, draw_space
+
+    graph = KNNGraph.load(path)
+    space, align = graph.meta.get("space", "au"), graph.meta.get("align", "none")
+    rows, ids, dataset = _rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
+    graph = KNNGraph.load(path, rows, ids)
+    draw_space(graph, rows, dataset, out, count=points, perplexity=perplexity, seed=seed)
+    files = [out]
+    if dataset is not None:
+        name = Path(out)
+        files.append(str(name.with_name(f"{name.stem}-neighbors{name.suffix}")))
+        draw_neighbors(graph, dataset, files[-1], count=images, seed=seed)
+    print("written: " + ", ".join(files))
+    return files
+
+
+def _rows(
+    table: str | None,
+    data: DataOptions | None,
+    space: str,
+    align: str,
+    split: str,
+    min_confidence: float,
+    name_column: str | None,
+    seed: int,
+    progress: bool,
+) -> tuple[Tensor, list[str] | None, Any]:
+    """Points, ids and the data set (None: a table alone)."""
+    check_choice(align, "align", ("none", "procrustes"))
+    if table is None and data is None:
+        raise ValueError("table: expected a detector's table, or --data for the data's own columns, got neither")
+    dataset = None if data is None else build_dataset(data, split, seed=seed, progress=progress)
+    if space == "features":
+        features = _features(table)
+        ids = None if dataset is None else dataset_ids(dataset)
+        if ids is not None and len(ids) != len(features):
+            raise ValueError(f"table: expected a row for each of {len(ids)} images, got {len(features)} in {table}")
+        return column_points(features, None, "features"), ids, dataset
+    columns = check_space(space)
+    if table is None:
+        points, ids = space_points(dataset, space, align)
+        return points, ids, dataset
+    kind = "columns" if columns else space
+    rows = read_table(table, kind, columns, min_confidence=min_confidence, name_column=name_column)
+    print(repr(rows))
+    if dataset is None:
+        return table_points(rows, space, align), list(rows.names), None
+    ids = dataset_ids(dataset)
+    match = rows.match(ids)
+    print(match)
+    return table_points(rows.take(match), space, align), ids, dataset
+
+
+def _features(table: str | None) -> Any:
+    if table is None or not table.endswith(".npy"):
+        raise ValueError(f"table: expected a .npy file of features (N, D) for space 'features', got {table!r}")
+    try:
+        return np.load(table, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"table: {table!r} is no .npy file that can be read ({error})") from error
+
+
+def _knn(points: Tensor, k: int, *, space: str, align: str = "none", **options: Any) -> KNNGraph:
+    from ferkit.graph import knn_graph
+
+    graph: KNNGraph = knn_graph(points, k, nonfinite="isolate", **options)
+    return replace(graph, meta={**graph.meta, "space": space, "align": align})
+
+
+def _loaded(path: str | os.PathLike[str], dataset: Any, ids: list[str], space: str, k: int) -> KNNGraph:
+    graph = KNNGraph.load(path)
+    if graph.meta.get("ids_sha256") is not None:
+        graph = KNNGraph.load(path, ids=ids)
+    else:  # without names the rows themselves must be the same
+        graph = KNNGraph.load(path, points=space_points(dataset, space, graph.meta.get("align", "none"))[0])
+    if graph.k < min(k, len(ids) - 1):
+        raise ValueError(f"{os.fspath(path)}: expected {k} neighbours or more, got {graph.k}: build it with -k {k}")
+    return graph.take(min(k, graph.k))
+
+
+def _cache_path(
+    dataset: FaceDataset | SyntheticFaces, space: str, metric: str, cache: str | os.PathLike[str] | None
+) -> Path | None:
+    source = Path(dataset.manifest.source) if isinstance(dataset, FaceDataset) else None
+    if cache is None and (source is None or not source.is_file()):
+        return None
+    folder = Path(cache) if cache is not None else Path(str(source)).parent
+    name = "synthetic" if source is None else source.stem
+    suffix = re.sub(r"[^\w.-]+", "-", space) + ("" if metric == "l2" else f".{metric}")
+    return folder / f"{name}.{suffix}.knn"

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ferkit.data.dataset import FaceDataset
     from ferkit.data.emotions import EMOTIONS, canonical_emotion
+    from ferkit.data.folds import stratified_folds
     from ferkit.data.images import ImageError
     from ferkit.data.manifest import Manifest
     from ferkit.data.noise import flip_labels
+    from ferkit.data.readers.diffusionfer import diffusionfer
     from ferkit.data.readers.fer2013_pixels import write_ferplus_images
     from ferkit.data.readers.ferplus import ferplus
     from ferkit.data.readers.folder import image_folder
@@ -26,9 +28,11 @@ __all__ = [
     "Manifest",
     "SyntheticFaces",
     "canonical_emotion",
+    "diffusionfer",
     "ferplus",
     "flip_labels",
     "image_folder",
+    "stratified_folds",
     "write_ferplus_images",
 ]
 
@@ -39,9 +43,11 @@ _MODULES = {
     "Manifest": "manifest",
     "SyntheticFaces": "synthetic",
     "canonical_emotion": "emotions",
+    "diffusionfer": "readers.diffusionfer",
     "ferplus": "readers.ferplus",
     "flip_labels": "noise",
     "image_folder": "readers.folder",
+    "stratified_folds": "folds",
     "write_ferplus_images": "readers.fer2013_pixels",
 }
 

@@ -11,7 +11,17 @@ import numpy as np
 from tqdm import tqdm
 
 from ferkit.checks import check_choice, check_number
-from ferkit.data import EMOTIONS, FaceDataset, Manifest, SyntheticFaces, ferplus, flip_labels, image_folder
+from ferkit.data import (
+    EMOTIONS,
+    FaceDataset,
+    Manifest,
+    SyntheticFaces,
+    diffusionfer,
+    ferplus,
+    flip_labels,
+    image_folder,
+    stratified_folds,
+)
 from ferkit.data.classes import with_classes
 from ferkit.data.manifest import canonical_split
 
@@ -27,11 +37,12 @@ class DataOptions:
     """Which images and which labels.
 
     Args:
-        data: "synthetic" (rendered faces), "ferplus", "folder" (class folders) or "manifest".
+        data: "synthetic" (rendered faces), "ferplus", "diffusionfer", "folder" (class folders) or "manifest".
         root: the data's folder, or the manifest's file.
         classes: class names in order, where the data's own are not wanted (fewer emotions, or no emotions at all).
         labels: for ferplus the training labels: "fer2013" (the original ones), "votes" (the most voted class),
-            "majority", "probability", "cross_entropy" or "multi_target"; for a manifest the column, "label".
+            "majority", "probability", "cross_entropy" or "multi_target"; for diffusionfer "sheet" or "folder" (the
+            prompt's, wrong in 15 %; scored against the sheet's all the same); for a manifest the column, "label".
         size: side of the images in pixels.
         train_images: use this many training images, drawn by ``subset_seed``; all if not given. For synthetic data
             how many are rendered, 3500 if not given.
@@ -39,13 +50,16 @@ class DataOptions:
         noise: share of training labels flipped to another class.
         noise_includes_true: flips draw from all classes, the true one too (as noisyFER's release has it).
         validation_share: share of the training images held out where the data has no validation split.
+        folds: cross-validation: share the training images out over so many folds, each with the same class shares.
+            What the data has of other splits is then not used.
+        fold: this one, counted from 0, is the validation and the test set; the others train.
         synthetic_classes: 7 or 8.
-        subset_seed: of the two choices above.
+        subset_seed: of the choices above.
         exclude_duplicates: leave out ferplus images that are copies of others across the splits.
         on_error: "raise", or "skip" unreadable images, which are then counted and listed.
     """
 
-    data: Literal["synthetic", "ferplus", "folder", "manifest"] = "synthetic"
+    data: Literal["synthetic", "ferplus", "diffusionfer", "folder", "manifest"] = "synthetic"
     root: str | None = None
     classes: list[str] | None = None
     labels: str | None = None
@@ -55,13 +69,15 @@ class DataOptions:
     noise: float = 0.0
     noise_includes_true: bool = False
     validation_share: float = 0.2
+    folds: int | None = None
+    fold: int | None = None
     synthetic_classes: int = 7
     subset_seed: int = 0
     exclude_duplicates: bool = False
     on_error: Literal["raise", "skip"] = "raise"
 
     def __post_init__(self) -> None:
-        check_choice(self.data, "data", ("synthetic", "ferplus", "folder", "manifest"))
+        check_choice(self.data, "data", ("synthetic", "ferplus", "diffusionfer", "folder", "manifest"))
         if self.data != "synthetic" and self.root is None:
             raise ValueError(f"root: expected the folder or file of data {self.data!r}, got none")
         check_number(self.size, "size", 8, integer=True)
@@ -70,6 +86,21 @@ class DataOptions:
         for name in ("train_images", "validation_images"):
             if getattr(self, name) is not None:
                 check_number(getattr(self, name), name, 1, integer=True)
+        if self.data == "diffusionfer" and self.labels is not None:
+            check_choice(self.labels, "labels", ("sheet", "folder"))
+        self._check_folds()
+
+    def _check_folds(self) -> None:
+        if self.folds is None:
+            if self.fold is not None:
+                raise ValueError(f"folds: expected their number beside fold {self.fold}, got none")
+            return
+        check_number(self.folds, "folds", 2, integer=True)
+        if self.data == "synthetic":
+            raise ValueError("folds: expected data other than 'synthetic', which renders a validation set of its own")
+        if self.fold is None:
+            raise ValueError(f"fold: expected one of 0..{self.folds - 1} beside folds {self.folds}, got none")
+        check_number(self.fold, "fold", 0, self.folds - 1, integer=True)
 
 
 def build_dataset(
@@ -132,22 +163,47 @@ def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, p
         if options.labels == "fer2013" and classes is None:
             classes = FER2013_CLASSES
         rows = rows if classes is None else with_classes(rows, classes)
+    elif options.data == "diffusionfer":
+        rows = diffusionfer(root, options.labels or "sheet")
+        # Shared out by the true labels: the sets are then the same ones whatever is trained on.
+        rows = replace(rows, label=rows.source_labels["true"])
+        rows = rows if classes is None else with_classes(rows, classes)
     elif options.data == "folder":
         rows = image_folder(root, classes=classes)
     else:
         rows = Manifest.read(root, classes=classes)
         if options.labels is not None:
             rows = rows.with_labels(rows.labels(options.labels))
-    if name in ("train", "valid") and "valid" not in rows.splits:
-        rows = _hold_out(rows, options)
-    if name not in rows.splits:
-        raise ValueError(f"split: expected one of {', '.join(rows.splits)} in {root}, got {split!r}")
-    rows = rows.select(name)
+    if options.folds is not None:
+        rows = _fold(rows, options, split)
+    else:
+        if name in ("train", "valid") and "valid" not in rows.splits:
+            rows = _hold_out(rows, options)
+        if name not in rows.splits:
+            raise ValueError(f"split: expected one of {', '.join(rows.splits)} in {root}, got {split!r}")
+        rows = rows.select(name)
+    if options.data == "diffusionfer" and options.labels == "folder" and split == "train":
+        rows = replace(rows, label=rows.source_labels["folder"])
     wanted = options.train_images if split == "train" else options.validation_images
     if wanted is not None and wanted < len(rows):
         order = np.random.default_rng([options.subset_seed, SPLITS.index(split)]).permutation(len(rows))
         rows = rows.filter(np.sort(order[:wanted]))
     return rows
+
+
+def _fold(rows: Manifest, options: DataOptions, split: str) -> Manifest:
+    """The training rows in the chosen fold, or for training those outside it; an image of several rows stays whole."""
+    assert options.folds is not None
+    if "train" not in rows.splits:
+        raise ValueError(f"folds: expected training images in {options.root}, got only {', '.join(rows.splits)}")
+    rows = rows.select("train")
+    # Which faces FERPlus keeps depends on the labels: those that are scored decide, so that training sees none of them.
+    scored = ferplus(str(options.root), "plurality", "train") if options.data == "ferplus" else rows
+    images, first = np.unique(scored.image.astype(str), return_index=True)
+    folds = stratified_folds(scored.label[first], options.folds, options.subset_seed).numpy()
+    held = set(images[folds == options.fold].tolist())
+    inside = np.array([str(image) in held for image in rows.image])
+    return rows.filter(~inside if split == "train" else inside)
 
 
 def _hold_out(rows: Manifest, options: DataOptions) -> Manifest:

@@ -49,12 +49,15 @@ def score(probabilities: Tensor, dataset: Any) -> dict[str, float]:
 def evaluate(run: str, data: DataOptions, split: str = "validation", batch_size: int = 256) -> dict[str, float]:
     """Score the run in folder ``run`` on a split of any dataset with its classes, at the size it was trained with.
 
+    On the data of a cross-validated run it is the run's own fold, unless another is asked for.
     Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and returns the figures.
     """
     folder = Run(Path(run))
     recipe = load_recipe(folder)
     config = folder.read_config()
     data = replace(data, size=config["size"], synthetic_classes=config["synthetic_classes"])
+    if data.folds is None and config.get("folds") and (data.data, data.root) == (config["data"], config["root"]):
+        data = replace(data, **{name: config[name] for name in ("folds", "fold", "subset_seed")})
     dataset = build_dataset(data, split, classes=config["classes"])
     probabilities = predict(recipe, dataset, batch_size)
     figures = score(probabilities, dataset)

@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from ferkit.metrics import distribution_kl, mean_class_accuracy, total_variation
+from ferkit.metrics import distribution_kl, jeffreys_divergence, mean_class_accuracy, total_variation
 from ferkit.recipes import Recipe
 from ferkit.reports import plot_confusion, write_json
 from ferkit.tasks.data import DataOptions, build_dataset
 from ferkit.tasks.run import Run, load_recipe
 
 __all__ = ["evaluate", "predict", "score"]
+
+JEFFREYS_EPS = 1e-6
 
 
 @torch.no_grad()
@@ -31,7 +33,12 @@ def predict(recipe: Recipe, dataset: Any, batch_size: int = 256) -> Tensor:
 
 
 def score(probabilities: Tensor, dataset: Any) -> dict[str, float]:
-    """Accuracy and mean class accuracy against the labels; total variation and KL (nats) where there are votes."""
+    """Accuracy and mean class accuracy against the labels; distances from the votes where there are some.
+
+    These are means over the images: total variation, and in nats KL(votes || prediction) and the Jeffreys divergence
+    (the sum of both directions), for which both sides are clipped at 1e-6 and renormalised: a class without a vote
+    would make it infinite, and its value depends on this bound.
+    """
     labels = dataset.labels
     known = labels >= 0
     classes = probabilities.shape[1]
@@ -43,6 +50,7 @@ def score(probabilities: Tensor, dataset: Any) -> dict[str, float]:
     if dataset.distributions is not None:
         result["total_variation"] = float(total_variation(probabilities, dataset.distributions))
         result["kl"] = float(distribution_kl(probabilities, dataset.distributions))
+        result["jeffreys"] = float(jeffreys_divergence(probabilities, dataset.distributions, JEFFREYS_EPS))
     return result
 
 

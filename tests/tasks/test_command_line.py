@@ -54,7 +54,9 @@ def test_run_folder(run):
     ]
     assert sorted(path.name for path in (run / "figures").iterdir()) == ["confusion.png", "curves.png", "faces.png"]
     figures = json.loads((run / "metrics.json").read_text())
-    assert set(figures) == {*("images", "accuracy", "mean_class_accuracy", "total_variation", "kl", "flip_auc")}
+    assert set(figures) == {
+        *("images", "accuracy", "mean_class_accuracy", "total_variation", "kl", "jeffreys", "flip_auc")
+    }
     assert figures["images"] == 20 and 0 <= figures["accuracy"] <= 1 and figures["kl"] > 0
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["0", "1"] and float(rows[1]["train_wce"]) > 0
@@ -84,7 +86,7 @@ def test_evaluate_repeats_the_runs_own_figures(run, capsys):
     assert ferkit("evaluate", run, "--data synthetic --validation-images 20") == 0
     figures = json.loads((run / "metrics.json").read_text())
     printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    for name in ("accuracy", "total_variation", "kl"):
+    for name in ("accuracy", "total_variation", "kl", "jeffreys"):
         assert float(printed[name]) == pytest.approx(figures[name], abs=1e-4)
     assert (run / "figures" / "confusion-synthetic-validation.png").stat().st_size > 1000
 

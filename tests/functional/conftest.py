@@ -34,9 +34,9 @@ class Case:
         for name, (shape, axis) in self.inputs.items():
             full = (*shape[:axis], size, *shape[axis:])
             values = torch.randn(full, generator=generator, dtype=torch.float64)
-            if name == "confidence":
+            if name in ("confidence", "certainty"):
                 values = values.sigmoid()
-            if name == "distribution":
+            if name in ("distribution", "p", "q"):
                 values = values.softmax(1)
             if name == "affinity":
                 values = values.abs()
@@ -57,6 +57,14 @@ class Case:
         return self.function(**tensors, labels=labels, **self.options, **options)
 
 
+def _around_centers(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def around(features: Tensor, *rest: Tensor, **options: object) -> Tensor:
+        centers = torch.arange(5.0 * CLASSES, device=features.device).sin().view(CLASSES, 5)
+        return function(features, *rest, centers=centers, **options)
+
+    return around
+
+
 def _cases() -> list[Case]:
     logits = ((CLASSES,), 0)
     features = {"target": ((5,), 0), "auxiliary": ((CLASSES, 3), 1)}
@@ -75,6 +83,21 @@ def _cases() -> list[Case]:
         cases.append(Case(f"sp-{form}", ff.similarity_preserving_loss, pair, {"form": form}, labelled=False))
     around = {"logits": logits, "neighbor_logits": ((3, CLASSES), 0), "affinity": ((3,), 0)}
     cases.append(Case("guidance", ff.neighbor_guidance_loss, around, {"detach": None}, labelled=False))
+    for name, options in (
+        ("reversed", {"direction": "center-to-neighbor"}),
+        ("shares", {"normalize": "weights"}),
+        ("average", {"normalize": "neighbors", "direction": "center-to-neighbor"}),
+    ):
+        options = {"detach": None, **options}
+        cases.append(Case(f"guidance-{name}", ff.neighbor_guidance_loss, around, options, labelled=False))
+    target = {"logits": logits, "distribution": logits}
+    cases.append(Case("distribution-kl", ff.label_distribution_loss, target, {}))
+    released = {"divergence": "cross-entropy", "eps": 1e-10}
+    cases.append(Case("distribution-released", ff.label_distribution_loss, target, released))
+    cases.append(Case("jeffreys", ff.jeffreys_divergence, {"p": logits, "q": logits}, {}, labelled=False))
+    cases.append(Case("center", _around_centers(ff.center_loss), {"features": ((5,), 0)}, {}))
+    certain = {"features": ((5,), 0), "certainty": ((), 0)}
+    cases.append(Case("uncertainty", _around_centers(ff.uncertainty_center_loss), certain, {"detach": None}))
     columns = {"prediction": logits, "target": logits}  # as many targets as there are classes
     for convention in ("population", "released"):
         options = {"convention": convention}

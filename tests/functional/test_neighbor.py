@@ -64,6 +64,77 @@ def test_golden_total(golden, close, reduction):
     close(center.grad, data[f"grad_center_total_{reduction}"])
 
 
+def test_golden_variants(golden, close):
+    data = golden("alsg_guidance")
+    center, neighbors, affinity = data["center_logits"], data["neighbor_logits"], data["sim"]
+    one = torch.ones(12, 1, dtype=torch.float64)
+    for task in range(2):
+        inputs = center, neighbors[:, task], affinity[:, task]
+        value = neighbor_guidance_loss(*inputs, normalize="weights", reduction="sum")
+        close(value, data["omega_sum_weights_normalised"][task])
+        value = neighbor_guidance_loss(*inputs, normalize="neighbors", reduction="sum")
+        close(value, data["omega_sum_per_task"][task] / 4)
+        value = neighbor_guidance_loss(*inputs, direction="center-to-neighbor", reduction="sum")
+        close(value, (data["kl_reverse"] * affinity)[:, task].sum())
+        for k in range(4):
+            single = center, neighbors[:, task, k : k + 1], one
+            reverse = neighbor_guidance_loss(*single, direction="center-to-neighbor", reduction="none")
+            close(reverse, data["kl_reverse"][:, task, k])
+
+
+@pytest.mark.parametrize("direction", ["neighbor-to-center", "center-to-neighbor"])
+@pytest.mark.parametrize("normalize", [None, "weights", "neighbors"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_variants_are_their_formulas_in_value_and_gradient(close, direction, normalize, reduction):
+    inputs = make(6)
+    inputs[2][1, 2] = 0
+    inputs[2][4] = 0  # no neighbour
+    leaves, again = leaves_of(*inputs), leaves_of(*inputs)
+    value = neighbor_guidance_loss(*leaves, None, None, reduction, direction, normalize)
+    log_p, log_q = again[0].log_softmax(1).unsqueeze(1), again[1].log_softmax(2)
+    first, second = (log_q, log_p) if direction == "neighbor-to-center" else (log_p, log_q)
+    divisor = {None: 1, "weights": again[2].sum(1), "neighbors": 3}[normalize]
+    if normalize == "weights":
+        divisor = torch.where(divisor == 0, 1, divisor)
+    rows = (again[2] * (first.exp() * (first - second)).sum(2)).sum(1) / divisor
+    close(value.detach(), (rows.mean() if reduction == "mean" else rows).detach())
+    own = torch.autograd.grad(value.sum(), leaves)
+    wanted = torch.autograd.grad((rows.mean() if reduction == "mean" else rows).sum(), again)
+    for name, gradient, expected in zip(("logits", "neighbors", "affinity"), own, wanted):
+        if name == "affinity":  # an affinity of 0 is an absent neighbour, not a small one
+            present = inputs[2] != 0
+            assert torch.equal(gradient[~present], torch.zeros_like(gradient[~present]))
+            gradient, expected = gradient[present], expected[present]
+        close(gradient, expected)
+
+
+@pytest.mark.parametrize("direction", ["neighbor-to-center", "center-to-neighbor"])
+@pytest.mark.parametrize("normalize", ["weights", "neighbors"])
+def test_variants_never_give_nan_for_absent_neighbours(direction, normalize):
+    logits, neighbors, affinity = make(4)
+    neighbors[0, 1], affinity[0, 1] = torch.nan, 0
+    neighbors[1], affinity[1] = torch.inf, 0
+    logits[1] = torch.nan
+    leaves = leaves_of(logits, neighbors, affinity)
+    value = neighbor_guidance_loss(*leaves, None, None, "none", direction, normalize)
+    assert value[1] == 0 and value.isfinite().all()
+    for gradient in torch.autograd.grad(value.sum(), leaves):
+        assert gradient.isfinite().all()
+    weight = torch.tensor([1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    affinity[2] = torch.nan
+    leaves = leaves_of(logits, neighbors, affinity)
+    value = neighbor_guidance_loss(*leaves, None, weight, "mean", direction, normalize)
+    for gradient in torch.autograd.grad(value, leaves):
+        assert gradient.isfinite().all()
+
+
+def test_detach_of_the_other_direction():
+    leaves = leaves_of(*make(3))
+    value = neighbor_guidance_loss(*leaves, direction="center-to-neighbor")
+    gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    assert gradients[1] is None and gradients[0].abs().sum() > 0
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_gradients(reduction):
     leaves = leaves_of(*make(4), torch.rand(4, dtype=torch.float64) + 0.1)
@@ -167,6 +238,10 @@ BAD = [
         ValueError,
         "sample_weight: expected shape (5,), got (4,)",
     ),
+    (lambda: neighbor_guidance_loss(Z, V, A, direction="kl"), ValueError, "direction: expected one of 'neighbor-to-c"),
+    (lambda: neighbor_guidance_loss(Z, V, A, normalize="k"), ValueError, "normalize: expected None, 'weights' or 'ne"),
+    (lambda: NeighborGuidanceLoss(direction="x"), ValueError, "direction: expected one of"),
+    (lambda: NeighborGuidanceLoss(normalize="x"), ValueError, "normalize: expected None, 'weights' or 'neighbors'"),
     (lambda: NeighborGuidanceLoss(detach="x"), ValueError, "detach: expected None or 'neighbors', got 'x'"),
 ]
 
@@ -185,6 +260,9 @@ def test_the_module_is_the_function(detach, reduction):
     assert repr(loss) == f"NeighborGuidanceLoss({settings})"
     expected = neighbor_guidance_loss(Z, V, A, detach, weight, reduction)
     assert torch.equal(loss(Z, V, A, weight), expected)
+    variant = ("center-to-neighbor", "weights")
+    expected = neighbor_guidance_loss(Z, V, A, detach, weight, reduction, *variant)
+    assert torch.equal(NeighborGuidanceLoss(detach, reduction, *variant)(Z, V, A, weight), expected)
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of PyTorch (no GPU)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from torch import Tensor
 
 __all__ = ["load", "read_meta", "save"]
 
-STALE = 3600.0  # seconds after which a temporary file is taken for what a killed writer left
+STALE = 3600.0  # seconds after which a temporary folder is taken for what a killed writer left
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -27,20 +28,26 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], meta: Mapp
     text = {"format": str(meta["format"]), "meta": json.dumps(meta)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     _sweep(target)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    # A folder of its own: safetensors has temporary names too, which a killed writer would leave lying about.
+    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    folder.mkdir()
     try:
+        temporary = folder / target.name
         save_file(plain, temporary, metadata=text)
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
+        plainly = folder / "made by open"
+        plainly.touch()
+        temporary.chmod(plainly.stat().st_mode)  # safetensors lets nobody else read
         os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # the renaming itself; not every file system lets a folder be forced
-        folder = os.open(target.parent, os.O_RDONLY)
+        parent = os.open(target.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(parent)
         finally:
-            os.close(folder)
+            os.close(parent)
 
 
 def load(path: str | os.PathLike[str], format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -93,4 +100,4 @@ def _sweep(target: Path) -> None:
     for path in target.parent.glob(f".{target.name}.????????????.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
+                shutil.rmtree(path)

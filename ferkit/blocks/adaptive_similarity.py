@@ -24,10 +24,10 @@ class AdaptiveSimilarity(nn.Module):
         floor: least value before the sigmoid (released: -1.3, which keeps the result at 0.2142 or above), or None.
 
     Call with center (N, D), neighbors (N, K, D) and optionally mask, bool (N, K): pairs that are False take no part,
-    neither in the batch statistics, nor even if they hold NaN, and give 0 without a gradient. Gives (N, K). In training
-    with fewer than two pairs, which have no variance, the running statistics serve, as in ``eval()``. Gradients reach
-    both features (the released code passes the neighbours' as constants). TypeError and ValueError for wrong dtypes,
-    shapes and devices.
+    neither in the batch statistics, nor even if they hold NaN, and give 0 without a gradient. Gives (N, K), float32 for
+    half precision and under autocast. In training with fewer than two pairs, which have no variance, the running
+    statistics serve, as in ``eval()``. Gradients reach both features (the released code passes the neighbours' as
+    constants). TypeError and ValueError for wrong dtypes, shapes and devices.
 
     >>> similarity = AdaptiveSimilarity(dim=8)
     >>> similarity(torch.randn(4, 8), torch.randn(4, 3, 8)).shape
@@ -82,6 +82,8 @@ class AdaptiveSimilarity(nn.Module):
         for layer, norm in zip(self.layers, self.norms):
             values = _normalize(norm, layer(values), kept).relu()
         score = self.output(values).view(shape)
+        if score.dtype in (torch.float16, torch.bfloat16):
+            score = score.float()
         result = (score if self.floor is None else score.clamp_min(self.floor)).sigmoid()
         return result if mask is None else torch.where(mask, result, 0)
 

@@ -72,47 +72,46 @@ class SampleCertainty(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing is left to do: the ids were read with the scalars."""
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         logit, packed = state_dict.get(f"{prefix}logit"), state_dict.get(f"{prefix}_extra_state")
         if logit is not None and packed is not None:
             saved = json.loads(packed.cpu().numpy().tobytes()) if packed.numel() else None
-            try:
-                logit = self._realign(logit, saved, strict)
-            except ValueError as error:
-                lists[-1].append(f"{prefix}logit: {error}")
-                return
-            state_dict = {**state_dict, f"{prefix}logit": logit}
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
-
-    def _realign(self, logit: Tensor, saved: list[str] | None, strict: bool) -> Tensor:
-        """The saved scalars in this table's order."""
-        if saved is None:
-            if self.ids is not None:
-                raise ValueError("expected a state dict with ids, as this table has them, got one without")
-            return logit
-        if len(saved) != len(logit):
-            raise ValueError(f"expected as many scalars as ids, got {len(logit)} and {len(saved)}")
-        if self.ids is None:
-            if len(saved) == self.num_samples:
+            if saved is not None and len(saved) != len(logit):
+                error_msgs.append(f"{prefix}logit: expected as many scalars as ids, got {len(logit)} and {len(saved)}")
+            elif saved is None and self.ids is not None:
+                error_msgs.append(f"{prefix}logit: expected a state dict with ids, as this table has, got none")
+            elif saved is not None and self.ids is None and len(saved) == self.num_samples:
                 self.ids = saved
-            return logit
-        if saved == self.ids:
-            return logit
-        position = {name: row for row, name in enumerate(saved)}
-        unknown = [name for name in self.ids if name not in position]
-        known = set(self.ids)
-        gone = [name for name in saved if name not in known]
-        if strict and (unknown or gone):
-            raise ValueError(
-                f"expected the ids of this table's {self.num_samples} images, got {len(saved)} ids: "
-                f"{_name_some(unknown, 'missing')}, {_name_some(gone, 'unknown')}"
-            )
+            elif saved is not None and self.ids is not None and saved != self.ids:
+                logit, missing, unknown = self._realign(logit, saved)
+                # torch makes an error of these unless strict=False
+                missing_keys.extend(_name_some(f"{prefix}logit", missing))
+                unexpected_keys.extend(_name_some(f"{prefix}logit", unknown))
+                state_dict = {**state_dict, f"{prefix}logit": logit}
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _realign(self, logit: Tensor, saved: list[str]) -> tuple[Tensor, list[str], list[str]]:
+        """The saved scalars in this table's order, the ids of it that were not saved, and the saved ones not in it."""
+        assert self.ids is not None
+        position, known = {name: row for row, name in enumerate(saved)}, set(self.ids)
         result = self.logit.detach().to(logit.device, logit.dtype, copy=True)
         rows = [(row, position[name]) for row, name in enumerate(self.ids) if name in position]
         if rows:
             here, there = (torch.tensor(side, device=logit.device) for side in zip(*rows))
             result[here] = logit[there]
-        return result
+        missing = [name for name in self.ids if name not in position]
+        return result, missing, [name for name in saved if name not in known]
 
 
 def _check_ids(ids: Sequence[str | int], size: int) -> list[str]:
@@ -127,7 +126,8 @@ def _check_ids(ids: Sequence[str | int], size: int) -> list[str]:
     return names
 
 
-def _name_some(names: list[str], word: str) -> str:
-    shown = ", ".join(map(repr, names[:SHOWN]))
+def _name_some(key: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
     more = ", ..." if len(names) > SHOWN else ""
-    return f"{len(names)} {word}{f' ({shown}{more})' if names else ''}"
+    return [f"{key} of {len(names)} images by id: {', '.join(map(repr, names[:SHOWN]))}{more}"]

@@ -80,9 +80,7 @@ def neighbor_guidance_loss(
     if weight is not None:  # a sample of weight 0 loses its neighbours, and with them every gradient
         affinity = torch.where((weight == 0).unsqueeze(1), 0, affinity)
     if normalize == "weights":
-        affinity = torch.where(
-            affinity == 0, 0, affinity
-        )  # an absent neighbour gets no gradient through the sum either
+        affinity = torch.where(affinity == 0, 0, affinity)  # no gradient through the sum either
         affinity = safe_divide(affinity, affinity.sum(1, keepdim=True).expand_as(affinity))
     elif normalize == "neighbors":
         affinity = affinity / max(affinity.shape[1], 1)

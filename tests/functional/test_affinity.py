@@ -85,7 +85,7 @@ def test_compiles_whole():
             torch.testing.assert_close(actual, expected)
 
 
-P, I = torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64)
+P, J = torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +97,28 @@ P, I = torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64)
         (lambda: gaussian_affinity(P - 1, 1.0), ValueError, "squared_distances: expected values of 0 or more, got -1"),
         (lambda: laplacian_affinity(P, -1.0), ValueError, "scale: expected a value in (0.0, inf], got -1.0"),
         (lambda: laplacian_affinity(P - 1), ValueError, "distances: expected values of 0 or more, got -1"),
-        (lambda: neighbor_distances(P[0], I), ValueError, "points: expected shape (N, D), got (2,)"),
-        (lambda: neighbor_distances(P, I.int()), TypeError, "indices: expected dtype torch.int64, got torch.int32"),
-        (lambda: neighbor_distances(P, I[:2]), ValueError, "indices: expected shape (3, K), got (2, 2)"),
-        (lambda: neighbor_distances(P, I + 3), ValueError, "indices: expected values in 0..2 or -1 (none), got 3..3"),
-        (lambda: neighbor_distances(P, I - 2), ValueError, "indices: expected values in 0..2 or -1 (none), got -2..-2"),
-        (lambda: neighbor_distances(P, I, "cosine"), ValueError, "metric: expected one of 'l1', 'l2', got 'cosine'"),
+        (lambda: neighbor_distances(P[0], J), ValueError, "points: expected shape (N, D), got (2,)"),
+        (
+            lambda: neighbor_distances(P, J.int()),
+            TypeError,
+            "indices: expected dtype torch.int64, got torch.int32",
+        ),
+        (lambda: neighbor_distances(P, J[:2]), ValueError, "indices: expected shape (3, K), got (2, 2)"),
+        (
+            lambda: neighbor_distances(P, J + 3),
+            ValueError,
+            "indices: expected values in 0..2 or -1 (none), got 3..3",
+        ),
+        (
+            lambda: neighbor_distances(P, J - 2),
+            ValueError,
+            "indices: expected values in 0..2 or -1 (none), got -2..-2",
+        ),
+        (
+            lambda: neighbor_distances(P, J, "cosine"),
+            ValueError,
+            "metric: expected one of 'l1', 'l2', got 'cosine'",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(call, error, message):

@@ -84,6 +84,10 @@ class BranchedBackbone(nn.Module):
         """Like ``forward``, with the auxiliary branches whatever the mode: to look at what they mined."""
         return self._run(images, with_branches=True)
 
+    def forward_target(self, images: Tensor) -> BranchedOutput:
+        """Like ``forward``, without the auxiliary branches whatever the mode."""
+        return self._run(images, with_branches=False)
+
     def _run(self, images: Tensor, with_branches: bool) -> BranchedOutput:
         check_floating(images, "images")
         check_shape(images, "images", ("N", 3, "H", "W"))

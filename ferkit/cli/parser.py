@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -10,12 +11,15 @@ from dataclasses import fields
 from jsonargparse import ArgumentParser, Namespace
 
 from ferkit import tasks
-from ferkit.tasks.run import METHODS
+from ferkit.cli.graph import add_graph_parser, run_graph
+from ferkit.tasks.run import METHODS, uses_graphs
 
 __all__ = ["build_parser", "run"]
 
 DATA = {field.name for field in fields(tasks.DataOptions)}
 FIT = {field.name for field in fields(tasks.FitOptions)}
+GRAPH = {field.name for field in fields(tasks.GraphOptions)}
+PAIRS = ("--graph", "--sigma")  # given as space=value, once a space
 
 
 def build_parser() -> ArgumentParser:
@@ -28,6 +32,7 @@ def build_parser() -> ArgumentParser:
     for method, recipe in METHODS.items():
         methods.add_subcommand(method, _train_parser(method, recipe), help=f"train {recipe.__name__}")
     commands.add_subcommand("evaluate", _evaluate_parser(), help="score a run on a labelled set")
+    add_graph_parser(commands)
     demo = ArgumentParser(description="Cross-entropy against DMUE on rendered faces with 30 % of the labels flipped.")
     demo.add_function_arguments(tasks.demo)
     commands.add_subcommand("demo", demo, help="cross-entropy against DMUE on rendered faces, in minutes")
@@ -39,7 +44,8 @@ def run(argv: Sequence[str]) -> int:
     """Parse and call one task."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advertisements
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    options = build_parser().parse_args([_underscored(word) for word in argv])
+    words = [_underscored(word) for word in argv]
+    options = build_parser().parse_args(_joined(words) if words[:1] == ["train"] else words)
     command = options.command
     if command == "train":
         method = options.train.method
@@ -47,6 +53,8 @@ def run(argv: Sequence[str]) -> int:
     elif command == "evaluate":
         chosen = options.evaluate
         _print(tasks.evaluate(chosen.run, tasks.DataOptions(**_take(chosen, DATA)), chosen.split, chosen.batch_size))
+    elif command == "graph":
+        run_graph(options.graph)
     elif command == "demo":
         tasks.demo(**options.demo.as_dict())
     elif command == "info":
@@ -62,6 +70,8 @@ def _train_parser(method: str, recipe: type) -> ArgumentParser:
     parser.add_argument("--method", default=method, choices=[method], help="written into config.yaml")
     parser.add_class_arguments(tasks.DataOptions)
     parser.add_class_arguments(tasks.FitOptions)
+    if uses_graphs(method):
+        parser.add_class_arguments(tasks.GraphOptions)
     parser.add_class_arguments(recipe, skip={"num_classes", "seed"})
     return parser
 
@@ -78,8 +88,10 @@ def _evaluate_parser() -> ArgumentParser:
 def _train(method: str, options: Namespace) -> None:
     data = tasks.DataOptions(**_take(options, DATA))
     fit = tasks.FitOptions(**_take(options, FIT))
-    rest = {key: value for key, value in options.as_dict().items() if key not in DATA | FIT | {"method", "config"}}
-    _print(tasks.train(method, data, fit, rest))
+    graphs = tasks.GraphOptions(**_take(options, GRAPH))
+    known = DATA | FIT | GRAPH | {"method", "config"}
+    rest = {key: value for key, value in options.as_dict().items() if key not in known}
+    _print(tasks.train(method, data, fit, rest, graphs))
 
 
 def _take(options: Namespace, names: set[str]) -> dict[str, object]:
@@ -89,6 +101,29 @@ def _take(options: Namespace, names: set[str]) -> dict[str, object]:
 def _print(figures: dict[str, float]) -> None:
     for name, value in figures.items():
         print(f"{name:20} {value:.4f}")
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """``--graph au=a.knn --graph va=b.knn`` as the one mapping that it is; braces are left alone."""
+    result: list[str] = []
+    pairs: dict[str, dict[str, str]] = {}
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in PAIRS:
+            result.append(word)
+            continue
+        value = value if equals else next(rest, "")
+        space, found, item = value.partition("=")
+        if value.lstrip().startswith("{"):
+            result += [name, value]
+        elif not (space and found and item):
+            raise ValueError(f"{name[2:]}: expected space=value, such as au=..., got {value!r}")
+        elif space in pairs.setdefault(name, {}):
+            raise ValueError(f"{name[2:]}: expected each space once, got {space!r} twice")
+        else:
+            pairs[name][space] = item
+    return [*result, *(part for name, values in pairs.items() for part in (name, json.dumps(values)))]
 
 
 def _underscored(word: str) -> str:

@@ -6,12 +6,23 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "AffectDMUE": "ferkit.recipes.ldlva",
+    "AffectTargets": "ferkit.recipes.ldlva",
     "CrossEntropy": "ferkit.recipes.cross_entropy",
     "DMUE": "ferkit.recipes.dmue",
+    "GuidedDMUE": "ferkit.recipes.ldl_alsg",
+    "LDLALSG": "ferkit.recipes.ldl_alsg",
+    "LDLVA": "ferkit.recipes.ldlva",
+    "NeighborBank": "ferkit.recipes.neighbor_bank",
+    "NeighborGuidance": "ferkit.recipes.ldl_alsg",
+    "NeighborRecipe": "ferkit.recipes.neighbors",
     "Recipe": "ferkit.recipes.base",
 }
 
-__all__ = ["DMUE", "CrossEntropy", "Recipe"]
+__all__ = [
+    *("AffectDMUE", "AffectTargets", "CrossEntropy", "DMUE", "GuidedDMUE", "LDLALSG", "LDLVA"),
+    *("NeighborBank", "NeighborGuidance", "NeighborRecipe", "Recipe"),
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,15 +9,16 @@ import lightning
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from ferkit.blocks.branched_backbone import BranchedBackbone
+from ferkit import functional
+from ferkit.blocks.branched_backbone import BranchedBackbone, BranchedOutput
 from ferkit.blocks.pretrained import load_pretrained
 from ferkit.checks import check_choice, check_number
 from ferkit.data.augment import normalize_images, random_crop_flip
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "distribution_cross_entropy"]
 
 Batch = dict[str, Tensor]
 
@@ -25,8 +26,9 @@ Batch = dict[str, Tensor]
 class Recipe(lightning.LightningModule):
     """A backbone trained on batches ``{"image": uint8 (N,3,H,W), "label": (N,), "index": (N,)}``.
 
-    Subclasses give ``training_loss(images, labels) -> dict`` whose entry ``"loss"`` is minimised and whose other
-    entries are logged. Augmentation is a function of (seed, epoch, batch), so that a resumed run sees the same images.
+    Subclasses give ``classification_loss(output, labels, target) -> dict`` whose entry ``"loss"`` is minimised and
+    whose other entries are logged; what else a loss reads of the batch, it gets by ``batch_loss``. Augmentation is a
+    function of (seed, epoch, batch), so that a resumed run sees the same images.
 
     Args:
         num_classes: C.
@@ -78,13 +80,31 @@ class Recipe(lightning.LightningModule):
         self.load_report = load_pretrained(self.model, pretrained) if pretrained is not None else None
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=-1)
 
+    def classification_loss(
+        self,
+        output: BranchedOutput,
+        labels: Tensor,
+        target: Tensor | None = None,
+        class_weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss of labels (N,), -1 unlabelled, under ``"loss"``, and its parts.
+
+        With ``target`` (N, C), the cross-entropy with the given labels becomes that with these distributions, its mean
+        weighed by ``class_weight`` (C,) but still over the samples.
+        """
+        raise TypeError(f"{type(self).__name__} must define classification_loss")
+
     def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss of one batch under ``"loss"``, and its parts."""
-        raise TypeError(f"{type(self).__name__} must define training_loss")
+        """The loss of normalised images (N, 3, H, W) with labels (N,), and its parts."""
+        return self.classification_loss(self.model(images), labels)
+
+    def batch_loss(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss of a whole batch, whose images come augmented and normalised."""
+        return self.training_loss(images, batch["label"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = normalize_images(random_crop_flip(batch["image"], self._generator(batch_idx), self.padding, self.flip))
-        losses = self.training_loss(images.contiguous(memory_format=torch.channels_last), batch["label"])
+        losses = self.batch_loss(images.contiguous(memory_format=torch.channels_last), batch)
         self.log_dict(
             {f"train_{name}": value.detach() for name, value in losses.items()},
             on_step=False,
@@ -109,8 +129,14 @@ class Recipe(lightning.LightningModule):
         logits: Tensor = self.model(normalize_images(images).contiguous(memory_format=torch.channels_last)).logits
         return logits
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves: all parameters, unless a recipe moves some of them itself."""
+        return list(self.parameters())
+
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.Adam(self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        optimizer = torch.optim.Adam(
+            self.trained_parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
         if self.schedule == "one-cycle":
             steps = max(int(self.trainer.estimated_stepping_batches), 6)  # fewer leave a phase without a step
             cycle = torch.optim.lr_scheduler.OneCycleLR(
@@ -132,3 +158,12 @@ class Recipe(lightning.LightningModule):
     def _generator(self, batch_idx: int) -> torch.Generator:
         entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
         return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def distribution_cross_entropy(
+    logits: Tensor, target: Tensor, labels: Tensor, class_weight: Tensor | None = None
+) -> Tensor:
+    """Mean over the labelled samples of the cross-entropy with distributions that may get a gradient (LDLVA)."""
+    return functional.label_distribution_loss(
+        logits, target, labels, divergence="cross-entropy", divisor="samples", class_weight=class_weight
+    )

@@ -7,8 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from ferkit.blocks.branched_backbone import BranchedOutput
 from ferkit.checks import check_number
-from ferkit.recipes.base import Recipe
+from ferkit.recipes.base import Recipe, distribution_cross_entropy
 
 __all__ = ["CrossEntropy"]
 
@@ -28,7 +29,15 @@ class CrossEntropy(Recipe):
         self.save_hyperparameters()
         self.label_smoothing = label_smoothing
 
-    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.model(images).logits
-        loss = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=self.label_smoothing)
-        return {"loss": loss}
+    def classification_loss(
+        self,
+        output: BranchedOutput,
+        labels: Tensor,
+        target: Tensor | None = None,
+        class_weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        smoothing = self.label_smoothing
+        if target is not None:
+            target = (1 - smoothing) * target + smoothing / self.num_classes
+            return {"loss": distribution_cross_entropy(output.logits, target, labels, class_weight)}
+        return {"loss": F.cross_entropy(output.logits, labels, ignore_index=-1, label_smoothing=smoothing)}

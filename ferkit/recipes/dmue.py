@@ -13,7 +13,7 @@ from ferkit.blocks.branched_backbone import BranchedOutput
 from ferkit.blocks.uncertainty_head import UncertaintyHead
 from ferkit.checks import check_choice, check_number
 from ferkit.data.augment import normalize_images
-from ferkit.recipes.base import Batch, Recipe
+from ferkit.recipes.base import Batch, Recipe, distribution_cross_entropy
 
 __all__ = ["DMUE", "SETTINGS", "Mined"]
 
@@ -134,8 +134,13 @@ class DMUE(Recipe):
         number = epoch + 1 if self.ramp == "paper" else epoch
         return functional.ramp_up(number, beta, form=self.ramp), functional.ramp_down(number, beta)
 
-    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        output = self.model(images)
+    def classification_loss(
+        self,
+        output: BranchedOutput,
+        labels: Tensor,
+        target: Tensor | None = None,
+        class_weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         up, down = self.ramps(self.current_epoch)
         confidence = self.confidence(output, labels)
         head_loss: float | Tensor = 0.0
@@ -145,7 +150,11 @@ class DMUE(Recipe):
             head_loss = functional.weighted_logit_cross_entropy(output.logits.detach(), apart, labels)
             confidence = torch.ones_like(apart)
         self._remember(confidence.detach())
-        losses = {"wce": functional.weighted_logit_cross_entropy(output.logits, confidence, labels)}
+        if target is None:
+            losses = {"wce": functional.weighted_logit_cross_entropy(output.logits, confidence, labels)}
+        else:
+            scaled = confidence[:, None] * output.logits
+            losses = {"wce": distribution_cross_entropy(scaled, target, labels, class_weight)}
         total = losses["wce"]
         if self.use_distribution:
             losses["soft"] = functional.latent_distribution_loss(
@@ -153,6 +162,7 @@ class DMUE(Recipe):
             )
             total = total + self.omega * losses["soft"]
         if self.use_similarity:
+            assert output.auxiliary_features is not None
             losses["sp"] = functional.msp_loss(
                 output.features,
                 output.auxiliary_features,

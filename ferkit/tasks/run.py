@@ -10,12 +10,24 @@ import yaml
 
 import ferkit
 from ferkit.blocks.pretrained import read_checkpoint
-from ferkit.recipes import DMUE, CrossEntropy, Recipe
+from ferkit.recipes import DMUE, LDLALSG, LDLVA, AffectDMUE, CrossEntropy, GuidedDMUE, NeighborRecipe, Recipe
 from ferkit.reports import write_text
 
-__all__ = ["METHODS", "Run", "load_recipe"]
+__all__ = ["METHODS", "Run", "load_recipe", "uses_graphs"]
 
-METHODS: dict[str, type[Recipe]] = {"ce": CrossEntropy, "dmue": DMUE}
+METHODS: dict[str, type[Recipe]] = {
+    "ce": CrossEntropy,
+    "dmue": DMUE,
+    "ldl-alsg": LDLALSG,
+    "ldlva": LDLVA,
+    "dmue-ldl-alsg": GuidedDMUE,
+    "dmue-ldlva": AffectDMUE,
+}
+
+
+def uses_graphs(method: str) -> bool:
+    """Whether the method trains with neighbours of the training images."""
+    return issubclass(METHODS[method], NeighborRecipe)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,10 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def graphs(self) -> Path:
+        return self.folder / "graphs"
 
     @property
     def figures(self) -> Path:

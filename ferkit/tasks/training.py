@@ -16,11 +16,13 @@ from torch.utils.data import DataLoader, Sampler
 from ferkit.blocks.pretrained import read_checkpoint
 from ferkit.checks import check_choice, check_number
 from ferkit.recipes import Recipe
+from ferkit.recipes.neighbors import NeighborRecipe
 from ferkit.reports import plot_curves, write_json
 from ferkit.samplers import ClassCoverageBatchSampler
 from ferkit.tasks._callbacks import AtomicCheckpointIO, MetricsTable
 from ferkit.tasks.data import DataOptions, build_dataset
 from ferkit.tasks.evaluation import confusion_figure, predict, score
+from ferkit.tasks.neighbors import GraphOptions, attach_graphs
 from ferkit.tasks.review import review_labels
 from ferkit.tasks.run import METHODS, Run
 
@@ -33,7 +35,8 @@ class FitOptions:
 
     Args:
         epochs: passes over the training set.
-        batch_size: images a step; with the coverage sampler at least classes times min_per_class.
+        batch_size: images a step; with the coverage sampler at least classes times min_per_class. Centres a step where
+            neighbours are loaded beside them.
         min_per_class: images of every class in every batch.
         sampler: "coverage" (every class in every batch, rare ones repeated) or "shuffle" (each image once an epoch).
         seed: of weights, order, augmentation and flipped labels.
@@ -72,9 +75,13 @@ FREE = ("out", "resume", "accelerator", "workers", "progress", "validate_every")
 
 
 def train(
-    method: str, data: DataOptions, fit: FitOptions, options: Mapping[str, Any] | None = None
+    method: str,
+    data: DataOptions,
+    fit: FitOptions,
+    options: Mapping[str, Any] | None = None,
+    graphs: GraphOptions | None = None,
 ) -> dict[str, float]:
-    """Train ``method`` ("ce", "dmue") and write the run folder; returns the figures of metrics.json.
+    """Train ``method`` ("ce", "dmue", "ldl-alsg", "ldlva", ...) and write the run folder; returns metrics.json.
 
     Everything that can be wrong with the request is found before the folder is made.
     """
@@ -82,15 +89,23 @@ def train(
     run = Run(Path(fit.out or f"runs/{method}-{data.data}-seed{fit.seed}"))
     training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
     validation = build_dataset(data, "validation", seed=fit.seed, classes=training.classes, progress=fit.progress)
-    loader = training_loader(training, fit)
     lightning.seed_everything(fit.seed, verbose=False)
     recipe = METHODS[method](num_classes=len(training.classes), seed=fit.seed, **(options or {}))
+    neighbors = None
+    if isinstance(recipe, NeighborRecipe):
+        neighbors = attach_graphs(recipe, training, graphs or GraphOptions(), run, fit.progress)
+    groups = None if neighbors is None else neighbors.loader(training, fit)
+    loader = training_loader(training, fit) if groups is None else groups
     settings = {key: value for key, value in asdict(fit).items() if key not in FREE}
     recipe_options = {key: value for key, value in recipe.hparams.items() if key not in ("num_classes", "seed")}
     data = replace(data, classes=list(training.classes))
     config = {"method": method, **asdict(data), **settings, **recipe_options}
+    if neighbors is not None:
+        config |= asdict(neighbors.options)
     trainer, table = make_trainer(run, fit)
     checkpoint = run.claim(config, fit.resume)
+    if neighbors is not None:
+        neighbors.keep(run, training)
     if checkpoint is not None:
         read_checkpoint(checkpoint)
     if recipe.load_report is not None:

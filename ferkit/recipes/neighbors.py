@@ -1,0 +1,164 @@
+"""What LDL-ALSG and LDLVA share: neighbours of each training image, and what the network says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ferkit.blocks.branched_backbone import BranchedOutput
+from ferkit.checks import check_choice, check_number
+from ferkit.graph import KNNGraph
+from ferkit.recipes.base import Batch, Recipe
+from ferkit.recipes.neighbor_bank import NeighborBank
+
+__all__ = ["PASSES", "NeighborRecipe", "Neighbors"]
+
+PASSES = ("joint", "train", "separate", "bank")
+
+
+class Neighbors(NamedTuple):
+    """The K' neighbours of each of the G centres of a batch; constants, but for what ``"joint"`` lets through."""
+
+    position: Tensor  # (G, K') in the training set
+    logits: Tensor  # (G, K', C)
+    features: Tensor  # (G, K', D)
+    weight: Tensor  # (G, K') affinity, 0 where there is no neighbour (or none known yet)
+
+
+class NeighborRecipe(Recipe):
+    """A recipe to be put before another one, whose batches it gives neighbours: ``class X(NeighborRecipe, Y)``.
+
+    Args:
+        num_classes: C.
+        neighbors: of each image in each graph; the first so many columns.
+        neighbor_pass: where the neighbours' predictions come from. ``"joint"``: centres and neighbours in one forward
+            (LDL-ALSG), so batch statistics are of all of them. ``"train"``: a second forward in training mode, without
+            gradient (LDLVA's release): own batch statistics, running ones updated twice. ``"separate"``: a second
+            forward without gradient in evaluation mode: running statistics are used and left alone. ``"bank"``: no
+            second forward, but what the network last said of each image; batches hold centres alone.
+        bank_momentum: of the bank, see :class:`ferkit.recipes.NeighborBank`.
+        **options: of the recipe behind.
+    """
+
+    spaces: ClassVar[tuple[str, ...]] = ()  # of the graphs that are built where none is given
+    keeps_features = False  # whether the bank is asked for features too
+
+    def __init__(
+        self, num_classes: int, neighbors: int, neighbor_pass: str, bank_momentum: float, **options: Any
+    ) -> None:
+        check_number(neighbors, "neighbors", 1, integer=True)
+        check_choice(neighbor_pass, "neighbor_pass", PASSES)
+        check_number(bank_momentum, "bank_momentum", 0, 1)
+        super().__init__(num_classes, **options)
+        self.neighbors, self.neighbor_pass, self.bank_momentum = neighbors, neighbor_pass, bank_momentum
+        self.bank: NeighborBank | None = None
+
+    def needs_points(self, graph: KNNGraph) -> bool:
+        """Whether ``affinity`` reads the rows that the graph was built from."""
+        return False
+
+    def affinity(self, space: str, graph: KNNGraph, points: Tensor | None = None) -> Tensor:
+        """Weights (N, K) of a graph's neighbours; ``points`` (N, D) are the rows it was built from."""
+        raise TypeError(f"{type(self).__name__} must define affinity")
+
+    def attach(
+        self,
+        graphs: Mapping[str, KNNGraph],
+        labels: Tensor,
+        ids: Sequence[Any] | None = None,
+        points: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Take the training set's graphs, space -> graph, and its given labels (N,) before training.
+
+        Returns:
+            space -> (indices, weights), the tables of :class:`ferkit.samplers.NeighborGroupBatchSampler`.
+
+        Raises:
+            ValueError: for no graph, one of fewer neighbours than asked for, or of another number of images.
+        """
+        if not graphs:
+            raise ValueError("graphs: expected at least one, got none")
+        tables = {}
+        for space, graph in graphs.items():
+            rows, columns = graph.indices.shape
+            if rows != len(labels):
+                raise ValueError(f"graphs: expected {len(labels)} rows, one an image, got {rows} in {space!r}")
+            if columns < self.neighbors:
+                raise ValueError(f"neighbors: expected at most the {columns} of graph {space!r}, got {self.neighbors}")
+            graph = graph.take(self.neighbors)
+            tables[space] = (graph.indices, self.affinity(space, graph, (points or {}).get(space)).float())
+        device = self.device
+        self.register_buffer("given_labels", labels.detach().to(device).clone(), persistent=False)
+        if self.neighbor_pass == "bank":
+            index = torch.cat([indices for indices, _ in tables.values()], 1)
+            weight = torch.cat([weights for _, weights in tables.values()], 1)
+            self.register_buffer("neighbor_index", index.clamp_min(0).to(device), persistent=False)
+            self.register_buffer("neighbor_weight", torch.where(index < 0, 0, weight).to(device), persistent=False)
+            width = self.model.target_classifier.in_features if self.keeps_features else 0
+            self.bank = NeighborBank(len(labels), self.num_classes, width, self.bank_momentum).to(device)
+        return tables
+
+    def look_around(self, images: Tensor, batch: Batch) -> tuple[BranchedOutput, Tensor, Neighbors]:
+        """What the network says of the centres, their positions (G,), and their neighbours."""
+        if self.neighbor_pass == "bank":
+            return self._from_bank(images, batch)
+        groups, count = batch["weight"].shape
+        near = batch["index"][groups:].reshape(groups, count)
+        if self.neighbor_pass == "joint":
+            whole: BranchedOutput = self.model(images)
+            output = _centers(whole, groups)
+            logits, features = whole.logits[groups:].detach(), whole.features[groups:].detach()
+        else:
+            output = self.model(images[:groups])
+            with torch.no_grad():
+                other = self._aside(images[groups:])
+            logits, features = other.logits, other.features
+        logits, features = (value.reshape(groups, count, -1) for value in (logits, features))
+        return output, batch["index"][:groups], Neighbors(near, logits, features, batch["weight"])
+
+    def _aside(self, images: Tensor) -> BranchedOutput:
+        """The target branch on the neighbours."""
+        if self.neighbor_pass == "separate":
+            self.model.eval()
+            output: BranchedOutput = self.model(images)
+            self.model.train()
+            return output
+        return self.model.forward_target(images)
+
+    def _from_bank(self, images: Tensor, batch: Batch) -> tuple[BranchedOutput, Tensor, Neighbors]:
+        if self.bank is None:
+            raise RuntimeError(f"{type(self).__name__}: call attach(graphs, labels) before training")
+        index = batch["index"]
+        near, weight = self.neighbor_index[index], self.neighbor_weight[index]
+        logits, features, known = self.bank.read(near)
+        output: BranchedOutput = self.model(images)
+        self.bank.write(index, output.logits, output.features if self.keeps_features else None)
+        return output, index, Neighbors(near, logits, features, torch.where(known, weight, 0))
+
+    neighbor_index: Tensor
+    neighbor_weight: Tensor
+    given_labels: Tensor
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.bank is not None:
+            checkpoint["neighbor_bank"] = self.bank.snapshot()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.bank is not None:
+            self.bank.restore(checkpoint["neighbor_bank"])
+
+
+def _centers(whole: BranchedOutput, groups: int) -> BranchedOutput:
+    """The centres' share of what was said of centres and neighbours."""
+    features, logits = whole.auxiliary_features, whole.auxiliary_logits
+    return BranchedOutput(
+        whole.features[:groups],
+        whole.logits[:groups],
+        None if features is None else features[:, :groups],
+        None if logits is None else logits[:, :groups],
+    )

@@ -151,13 +151,29 @@ def read_frame(path: str | Path, wanted: Callable[[str], bool]) -> tuple[Any, tu
         raise ImportError('tables of detectors need pandas: pip install "ferkit[train]"') from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"table: no such file: {path}")
+    _check_widths(Path(path))
+    # index_col: with a comma at the end of each row pandas would take the first column for the rows' names
+    options: dict[str, Any] = {"encoding": "utf-8-sig", "index_col": False}
     try:
-        header = tuple(str(name).strip() for name in pandas.read_csv(path, nrows=0, encoding="utf-8-sig").columns)
-        data = pandas.read_csv(path, usecols=lambda name: wanted(name.strip()), encoding="utf-8-sig", low_memory=False)
+        header = tuple(str(name).strip() for name in pandas.read_csv(path, nrows=0, **options).columns)
+        data = pandas.read_csv(path, usecols=lambda name: wanted(name.strip()), low_memory=False, **options)
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV table ({error})") from error
     data.columns = [str(name).strip() for name in data.columns]
     return data, header
+
+
+def _check_widths(path: Path) -> None:
+    """Every row has as many cells as the header: pandas drops or adds cells where only some columns are asked for."""
+    with open(path, "rb") as handle:
+        header = handle.readline()
+        commas = header.count(b",")
+        for number, line in enumerate(handle, start=2):
+            if b'"' in line or b'"' in header or not line.strip():
+                continue  # commas within quotes are not counted here
+            found = line.count(b",")
+            if found != commas and not (found == commas + 1 and line.rstrip().endswith(b",")):
+                raise ValueError(f"{path}: row {number}: expected {commas + 1} cells as in the header, got {found + 1}")
 
 
 def numbers(data: Any, columns: Sequence[str], source: object) -> NDArray[np.float64]:
@@ -176,6 +192,16 @@ def numbers(data: Any, columns: Sequence[str], source: object) -> NDArray[np.flo
         column[np.isinf(column)] = np.nan
         values[:, place] = column
     return values
+
+
+def point_columns(found: Sequence[str], prefix: str = "") -> list[str]:
+    """x_0, y_0, x_1, y_1, ... of the columns that were found; none if a point lacks a coordinate.
+
+    >>> point_columns(["x_0", "x_1", "y_0", "y_1"]), point_columns(["x_0", "x_1", "y_0"])
+    (['x_0', 'y_0', 'x_1', 'y_1'], [])
+    """
+    columns = [f"{prefix}{axis}_{i}" for i in range(len(found) // 2) for axis in "xy"]
+    return columns if sorted(columns) == sorted(found) else []
 
 
 def best_faces(names: Sequence[str], confidence: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from ferkit.data.readers.detector_table import (
     image_names,
     make_table,
     numbers,
+    point_columns,
     read_frame,
 )
 
@@ -72,14 +73,10 @@ def _read(
     data, header = read_frame(path, lambda name: name in kept or pattern.match(name) is not None)
     columns = [name for name in header if pattern.match(name)]
     if space == "landmark":
-        count = len(columns) // 2
-        columns = [f"{axis}_{i}" for i in range(count) for axis in "xy"]
-    if not columns or not set(columns) <= set(header):
+        columns = point_columns(columns)
+    if not columns:
         wanted = "AU01_r, AU02_r, ..." if space == "au" else "x_0, ..., y_0, ..."
         raise ValueError(f"{path}: expected OpenFace's columns {wanted}, got {', '.join(header[:8])}, ...")
-    doubled = [name for name in columns if header.count(name) > 1]
-    if doubled:
-        raise ValueError(f"{path}: row 1: expected every column once, got more than one {doubled[0]!r}")
     values = numbers(data, columns, path)
     confidence = numbers(data, ["confidence"], path)[:, 0] if "confidence" in header else np.ones(len(data))
     failed = ~(confidence >= min_confidence)

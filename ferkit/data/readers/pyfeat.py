@@ -14,6 +14,7 @@ from ferkit.data.readers.detector_table import (
     image_names,
     make_table,
     numbers,
+    point_columns,
     read_frame,
 )
 
@@ -51,8 +52,8 @@ def pyfeat(path: str | Path, space: str = "au", *, min_confidence: float = 0.5) 
     data, header = read_frame(path, lambda name: name in kept or pattern.match(name) is not None)
     columns = [name for name in header if pattern.match(name)]
     if space == "landmark":
-        columns = [f"{axis}_{i}" for i in range(len(columns) // 2) for axis in "xy"]
-    if not columns or not set(columns) <= set(header):
+        columns = point_columns(columns)
+    if not columns:
         wanted = "AU01, AU02, ..." if space == "au" else "x_0, ..., y_0, ..."
         raise ValueError(f"{path}: expected py-feat's columns {wanted}, got {', '.join(header[:8])}, ...")
     values = numbers(data, columns, path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ferkit.checks import check_choice
-from ferkit.data.readers.detector_table import DetectorTable, read_columns, read_frame
+from ferkit.data.readers.detector_table import DetectorTable, point_columns, read_columns, read_frame
 from ferkit.data.readers.openface import is_openface, openface
 from ferkit.data.readers.pyfeat import is_pyfeat, pyfeat
 
@@ -47,7 +47,7 @@ def read_table(
     prefixes = ("au_",) if space == "au" else ("lm_x_", "lm_y_")
     found = [name for name in header if name.startswith(prefixes)]
     if space == "landmark":
-        found = [f"lm_{axis}_{i}" for i in range(len(found) // 2) for axis in "xy"]
+        found = point_columns(found, "lm_")
     if not found:
         raise ValueError(
             f"{path}: expected a table of OpenFace (AU01_r, ..., x_0, ...), py-feat (AU01, ..., x_0, ...) or "

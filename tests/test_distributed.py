@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ferkit.distributed import all_reduce_sum, gather_rows, resolve_group
-from ferkit.functional import class_similarity, msp_loss
+from ferkit.functional import class_similarity, intra_class_step, msp_loss
 from ferkit.losses import MSPLoss
 
 CLASSES = 4
@@ -85,6 +85,10 @@ def compare(group, sizes):
         close(values[1], expected[1])
         close(values[2], expected[2].split(list(sizes))[rank])
         close(averaged(gradients, group)[0], expected_gradients[0])
+    for per_sample in (False, True):
+        centers = torch.eye(CLASSES, 6, dtype=torch.float64)
+        step = intra_class_step(centers, *local, per_sample=per_sample, process_group=group)
+        close(step, intra_class_step(centers, *whole, per_sample=per_sample))
     rows = local[0].clone().requires_grad_()
     gathered = gather_rows(rows, group)
     close(gathered, whole[0])

@@ -54,12 +54,14 @@ class ResumableBatchSampler(Sampler[list[int]]):
             self.epoch, self._position, self._start, self._running = epoch, 0, 0, None
 
     def __iter__(self) -> Iterator[list[int]]:
-        start, self._start = self._start, 0
-        self._position = start
+        self._position = self._start
         self._running = object()
-        return self._pass(start, self._running)
+        return self._pass(self._running)
 
-    def _pass(self, start: int, running: object) -> Iterator[list[int]]:
+    def _pass(self, running: object) -> Iterator[list[int]]:
+        # Where a resumed pass begins is used up by its first batch: a DataLoader with workers makes two iterators and
+        # drops the first.
+        start, self._start = self._start, 0
         for step, batch in enumerate(self._batches(start), start + 1):
             if self._running is running:  # only the latest pass moves the position
                 self._position = step

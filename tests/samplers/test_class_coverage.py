@@ -187,6 +187,18 @@ def test_data_loader(workers):
     assert [batch[0].tolist() for batch in loader] == list(sampler)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_under_a_data_loader(workers):
+    """With workers a loader asks for two iterators and uses the second."""
+    sampler = ClassCoverageBatchSampler(LABELS, 8)
+    whole = list(sampler)
+    data = torch.utils.data.TensorDataset(torch.arange(len(LABELS)))
+    sampler.load_state_dict(sampler.state_dict(position=2))
+    loader = torch.utils.data.DataLoader(data, batch_sampler=sampler, num_workers=workers)
+    assert [batch[0].tolist() for batch in loader] == whole[2:]
+    assert [batch[0].tolist() for batch in loader] == whole
+
+
 def test_set_epoch_is_found_where_lightning_looks():
     sampler = ClassCoverageBatchSampler(LABELS, 8)
     loader = torch.utils.data.DataLoader(LABELS, batch_sampler=sampler)

@@ -198,6 +198,18 @@ def test_data_loader(workers, context):
         assert all(torch.equal(got[name], wanted[name]) for name in wanted) and got.keys() == wanted.keys()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_under_a_data_loader(workers):
+    sampler = NeighborGroupBatchSampler(PAIR, 8)
+    whole = [batch[:8] for batch in sampler]
+    sampler.load_state_dict(sampler.state_dict(position=3))
+    loader = torch.utils.data.DataLoader(
+        Faces(), batch_sampler=sampler, collate_fn=sampler.collate, num_workers=workers
+    )
+    assert [batch["index"][:8].tolist() for batch in loader] == whole[3:]
+    assert [batch["index"][:8].tolist() for batch in loader] == whole
+
+
 def test_pickled_sampler_goes_on():
     sampler = NeighborGroupBatchSampler(PAIR, 8)
     running = iter(sampler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -35,7 +35,7 @@ def add_graph_parser(parent: Any) -> None:
         command.add_function_arguments(function, skip={"data", "k", "path"})
         if name != "info":
             command.add_class_arguments(tasks.DataOptions, skip={"data"})
-            choices = ("synthetic", "ferplus", "folder", "manifest")
+            choices = get_args(get_type_hints(tasks.DataOptions)["data"])
             command.add_argument("--data", choices=choices, help="images, as in ferkit train; by default none")
         commands.add_subcommand(name, command, help=text)
 

@@ -110,20 +110,24 @@ def build_dataset(
     seed: int = 0,
     classes: Sequence[str] | None = None,
     progress: bool = False,
+    images: bool = True,
 ) -> Any:
     """The images of a split; training labels are flipped by ``noise``, with ``seed``.
+
+    Without ``images`` none is rendered or decoded before it is asked for: for those who want the columns only.
 
     Raises:
         ValueError: for an unknown split, images that cannot be read, or other classes than ``classes``.
     """
     check_choice(split, "split", SPLITS)
     classes = options.classes if classes is None else classes
-    dataset: Any = _synthetic(options, split, progress) if options.data == "synthetic" else None
+    dataset: Any = _synthetic(options, split, progress, images) if options.data == "synthetic" else None
     if dataset is None:
         dataset = FaceDataset(
             _manifest(options, split, classes, progress),
             options.size,
             on_error=options.on_error,
+            cache=None if images else False,
             progress=progress,
         )
     if classes is not None and tuple(dataset.classes) != tuple(classes):
@@ -136,11 +140,13 @@ def build_dataset(
     return dataset
 
 
-def _synthetic(options: DataOptions, split: str, progress: bool) -> SyntheticFaces:
+def _synthetic(options: DataOptions, split: str, progress: bool, images: bool) -> SyntheticFaces:
     wanted = options.train_images if split == "train" else options.validation_images
     count = wanted or (3500 if split == "train" else 1000)
     seed = SYNTHETIC_SEEDS[split] + options.subset_seed
     faces = _faces(count, options.size, seed, options.synthetic_classes)
+    if not images:
+        return faces
     with tqdm(total=count, desc=f"Rendering {split} faces", disable=not progress, leave=False) as bar:
         faces.render(lambda done, total: bar.update(done - bar.n))
     return faces

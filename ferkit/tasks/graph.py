@@ -255,12 +255,13 @@ def _rows(
     name_column: str | None,
     seed: int,
     progress: bool,
+    images: bool = False,
 ) -> tuple[Tensor, list[str] | None, Any]:
     """Points, ids and the data set (None: a table alone)."""
     check_choice(align, "align", ("none", "procrustes"))
     if table is None and data is None:
         raise ValueError("table: expected a detector's table, or --data for the data's own columns, got neither")
-    dataset = None if data is None else build_dataset(data, split, seed=seed, progress=progress)
+    dataset = None if data is None else build_dataset(data, split, seed=seed, progress=progress, images=images)
     if space == "features":
         features = _features(table)
         ids = None if dataset is None else dataset_ids(dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ferkit.checks import check_device, check_floating, check_number, check_shape, check_tensor
 
@@ -26,8 +27,8 @@ class AdaptiveSimilarity(nn.Module):
     Call with center (N, D), neighbors (N, K, D) and optionally mask, bool (N, K): pairs that are False take no part,
     neither in the batch statistics, nor even if they hold NaN, and give 0 without a gradient. Gives (N, K), float32 for
     half precision and under autocast. In training with fewer than two pairs, which have no variance, the running
-    statistics serve, as in ``eval()``. Gradients reach both features (the released code passes the neighbours' as
-    constants). TypeError and ValueError for wrong dtypes, shapes and devices.
+    statistics serve, as in ``eval()``. Masked statistics are each process's own. Gradients reach both features (the
+    released code passes the neighbours' as constants). TypeError and ValueError for wrong dtypes, shapes and devices.
 
     >>> similarity = AdaptiveSimilarity(dim=8)
     >>> similarity(torch.randn(4, 8), torch.randn(4, 3, 8)).shape
@@ -57,7 +58,7 @@ class AdaptiveSimilarity(nn.Module):
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         for norm in self.norms:
-            assert isinstance(norm, nn.BatchNorm1d)
+            assert isinstance(norm, _BatchNorm)
             norm.reset_parameters()
 
     def extra_repr(self) -> str:
@@ -90,21 +91,19 @@ class AdaptiveSimilarity(nn.Module):
 
 def _normalize(norm: nn.Module, values: Tensor, kept: Tensor | None) -> Tensor:
     """Batch norm over the rows that are kept; by the running statistics where fewer than two are."""
-    assert isinstance(norm, nn.BatchNorm1d)
-    if not norm.training:
+    assert isinstance(norm, _BatchNorm)
+    if norm.training and kept is not None:
+        return _masked_norm(norm, values, kept)
+    # the synchronised kind counts the rows of all processes, and every one of them must call it
+    if not norm.training or values.shape[0] > 1 or isinstance(norm, nn.SyncBatchNorm):
         normalized: Tensor = norm(values)
         return normalized
-    if kept is None:
-        if values.shape[0] > 1:
-            normalized = norm(values)
-            return normalized
-        return nn.functional.batch_norm(
-            values, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
-        )
-    return _masked_norm(norm, values, kept)
+    return nn.functional.batch_norm(
+        values, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+    )
 
 
-def _masked_norm(norm: nn.BatchNorm1d, values: Tensor, kept: Tensor) -> Tensor:
+def _masked_norm(norm: _BatchNorm, values: Tensor, kept: Tensor) -> Tensor:
     """Batch statistics of the kept rows at a fixed shape: nothing waits for the device to count them."""
     running_mean, running_var = norm.running_mean, norm.running_var
     assert running_mean is not None and running_var is not None

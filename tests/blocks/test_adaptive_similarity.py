@@ -118,6 +118,16 @@ def test_small_batches_use_and_leave_the_running_statistics(size, count, masked)
     torch.testing.assert_close(actual, block.eval()(center, neighbors, mask))
 
 
+def test_converts_to_synchronised_batch_norm():
+    block, center, neighbors = make()
+    synced = torch.nn.SyncBatchNorm.convert_sync_batchnorm(block).eval()
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in synced.norms)
+    torch.testing.assert_close(synced(center, neighbors), make()[0].eval()(center, neighbors))
+    mask = torch.rand(5, 3) < 0.7
+    torch.testing.assert_close(synced.train()(center, neighbors, mask), make()[0](center, neighbors, mask))
+    synced.reset_parameters()
+
+
 def test_one_pair_left_by_the_mask_uses_the_running_statistics():
     block, center, neighbors = make(2)
     mask = torch.zeros(2, 3, dtype=torch.bool)

@@ -86,7 +86,6 @@ def _cases() -> list[Case]:
     for name, options in (
         ("reversed", {"direction": "center-to-neighbor"}),
         ("shares", {"normalize": "weights"}),
-        ("average", {"normalize": "neighbors", "direction": "center-to-neighbor"}),
     ):
         options = {"detach": None, **options}
         cases.append(Case(f"guidance-{name}", ff.neighbor_guidance_loss, around, options, labelled=False))

@@ -102,6 +102,7 @@ class AffectTargets(NeighborRecipe):
         self.calibration = AdaptiveSimilarity(width) if adaptive else None
         self.centers = UncertaintyCenterLoss(num_classes, width)
         self.certainty: SampleCertainty | None = None
+        self.register_buffer("class_weight", None, persistent=False)
         self._updates: dict[str, Any] = {}
 
     def needs_points(self, graph: KNNGraph) -> bool:
@@ -136,7 +137,7 @@ class AffectTargets(NeighborRecipe):
         return tables
 
     certainty_optimizer: RowSGD
-    class_weight: Tensor | None = None
+    class_weight: Tensor | None
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """All but the certainties, which have their own descent."""

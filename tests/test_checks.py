@@ -93,3 +93,17 @@ def test_numbers_accepted():
     checks.check_number(1e-9, "x", 0, 2, open_low=True)
     with refuses(TypeError, "x: expected an integer, got 1.0"):
         checks.check_number(1.0, "x", integer=True)
+
+
+def test_unit_interval_and_indices():
+    checks.check_unit_interval(torch.tensor([0.0, 1.0, torch.nan]), "x")
+    checks.check_unit_interval(torch.zeros(0), "x")
+    with refuses(ValueError, "x: expected values in [0, 1], got 0.5..1.5"):
+        checks.check_unit_interval(torch.tensor([0.5, 1.5]), "x")
+    checks.check_index_range(torch.tensor([0, 2]), 3, "x")
+    checks.check_index_range(torch.tensor([-1, 2]), 3, "x", missing=True)
+    checks.check_index_range(torch.zeros(0, dtype=torch.int64), 0, "x")
+    with refuses(ValueError, "x: expected values in 0..2, got -1..2"):
+        checks.check_index_range(torch.tensor([-1, 2]), 3, "x")
+    with refuses(ValueError, "x: expected values in 0..2 or -1 (none), got -1..3"):
+        checks.check_index_range(torch.tensor([-1, 3]), 3, "x", missing=True)

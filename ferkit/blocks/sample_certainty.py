@@ -106,10 +106,9 @@ class SampleCertainty(nn.Module):
         assert self.ids is not None
         position, known = {name: row for row, name in enumerate(saved)}, set(self.ids)
         result = self.logit.detach().to(logit.device, logit.dtype, copy=True)
-        rows = [(row, position[name]) for row, name in enumerate(self.ids) if name in position]
-        if rows:
-            here, there = (torch.tensor(side, device=logit.device) for side in zip(*rows))
-            result[here] = logit[there]
+        here = [row for row, name in enumerate(self.ids) if name in position]
+        there = [position[self.ids[row]] for row in here]
+        result[torch.tensor(here, dtype=torch.int64)] = logit[torch.tensor(there, dtype=torch.int64)]
         missing = [name for name in self.ids if name not in position]
         return result, missing, [name for name in saved if name not in known]
 

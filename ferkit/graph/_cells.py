@@ -1,0 +1,99 @@
+"""What an inverted file is made of: rows in few dimensions, cells by k-means, cells near a row.
+
+Fixed blocks, one BLAS thread in each: the same cells for any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ferkit.graph._blocks import smallest
+from ferkit.graph._rows import BLOCK, Rows
+from ferkit.graph._threads import Crew
+
+__all__ = ["PROJECTED", "assign", "cell_count", "centroids", "near_cells", "project"]
+
+PROJECTED = 24  # dimensions that candidates are searched in
+WIDE = 48  # columns up to which no projection pays
+KEPT = 0.98  # share of the variance that the projection must keep
+PCA_ROWS = 20480
+ROWS_A_CELL = 64  # that k-means is trained on
+ITERATIONS = 10
+
+
+def cell_count(rows: int) -> int:
+    """2^round(log2(2 sqrt rows)), at most ``rows``.
+
+    >>> cell_count(300_000), cell_count(3)
+    (1024, 3)
+    """
+    return int(min(rows, 2 ** round(math.log2(2 * math.sqrt(rows)))))
+
+
+def _sample(count: int, size: int, seed: int) -> np.ndarray:
+    """``size`` of 0..count-1, ascending."""
+    return np.asarray(np.sort(np.random.default_rng(seed).permutation(count)[:size]))
+
+
+def project(rows: Rows, crew: Crew, seed: int) -> tuple[Tensor, float | None]:
+    """Centred rows (U, R) in float32 and the share of variance they keep (None: all columns, no projection)."""
+    axes, kept = None, None
+    if rows.dim > WIDE:
+        some = rows.centred(_sample(rows.count, PCA_ROWS, seed), torch.float64)
+        some -= some.mean(0)
+        values, vectors = torch.linalg.eigh(some.T @ some)
+        share = float(values[-PROJECTED:].sum() / values.sum().clamp(min=torch.finfo(torch.float64).tiny))
+        if share >= KEPT:
+            axes, kept = vectors[:, -PROJECTED:].float().contiguous(), share
+    found = torch.empty(rows.count, rows.dim if axes is None else PROJECTED)
+
+    def work(start: int) -> None:
+        block = rows.centred(np.arange(start, min(rows.count, start + BLOCK)))
+        found[start : start + BLOCK] = block if axes is None else block @ axes
+
+    crew.map(work, range(0, rows.count, BLOCK))
+    return found, kept
+
+
+def _distances(points: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances but for the points' own norm."""
+    return torch.addmm(centres.square().sum(1), points, centres.T, alpha=-2)
+
+
+def assign(points: Tensor, centres: Tensor, crew: Crew) -> Tensor:
+    """int64 (U,): the nearest centre of each row; ties to the first."""
+    found = torch.empty(len(points), dtype=torch.int64)
+
+    def work(start: int) -> None:
+        found[start : start + BLOCK] = _distances(points[start : start + BLOCK], centres).argmin(1)
+
+    crew.map(work, range(0, len(points), BLOCK))
+    return found
+
+
+def centroids(points: Tensor, count: int, crew: Crew, seed: int) -> Tensor:
+    """Lloyd's k-means on a seeded sample; a centre that loses all its rows stays where it is."""
+    some = points[torch.from_numpy(_sample(len(points), ROWS_A_CELL * count, seed))]
+    start = np.sort(np.random.default_rng(seed + 1).permutation(len(some))[:count])
+    centres = some[torch.from_numpy(start)].clone()
+    columns = some.T.double().contiguous().numpy()
+    for _ in range(ITERATIONS):
+        nearest = assign(some, centres, crew).numpy()
+        size = np.bincount(nearest, minlength=count)
+        sums = np.stack(crew.map(lambda c: np.bincount(nearest, c, count), columns), 1)  # noqa: B023 - used at once
+        means = torch.from_numpy(sums / np.maximum(size, 1)[:, None]).float()
+        centres = torch.where(torch.from_numpy(size > 0)[:, None], means, centres)
+    return centres
+
+
+def near_cells(points: Tensor, centres: Tensor, count: int, crew: Crew) -> np.ndarray:
+    """int64 (Q, count): the cells whose centres are nearest, in no order."""
+
+    def work(start: int) -> Tensor:
+        return smallest(_distances(points[start : start + BLOCK], centres), count, 8)[1]
+
+    return torch.cat(crew.map(work, range(0, len(points), BLOCK))).numpy()

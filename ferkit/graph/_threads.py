@@ -1,0 +1,69 @@
+"""Work in fixed blocks on a pool of threads, each computing alone: results never depend on how many there are."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["Crew", "crew", "tracked"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Crew:
+    """``map`` over blocks on ``count`` threads, in order; FAISS runs on as many."""
+
+    def __init__(self, count: int, pool: ThreadPoolExecutor | None) -> None:
+        self.count = count
+        self._pool = pool
+
+    def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        if self._pool is None:
+            return [work(item) for item in items]
+        return list(self._pool.map(work, items))
+
+
+@contextlib.contextmanager
+def crew() -> Iterator[Crew]:
+    """As many threads as torch has been given, one BLAS thread in each; every setting is restored.
+
+    Matrix products are full float32 meanwhile: the error bounds of the search rest on it.
+    """
+    count = torch.get_num_threads()
+    precision = torch.get_float32_matmul_precision()
+    faiss = sys.modules.get("faiss")  # whoever needs it has imported it before
+    of_faiss = faiss.omp_get_max_threads() if faiss is not None else count
+    pool = ThreadPoolExecutor(count) if count > 1 else None
+    try:
+        torch.set_num_threads(1)
+        torch.set_float32_matmul_precision("highest")
+        if faiss is not None:
+            faiss.omp_set_num_threads(count)
+        yield Crew(count, pool)
+    finally:
+        if pool is not None:
+            pool.shutdown()
+        if faiss is not None:
+            faiss.omp_set_num_threads(of_faiss)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(count)
+
+
+def tracked(items: Sequence[T], text: str, enabled: bool) -> Iterable[T]:
+    """``items`` behind a tqdm bar where asked for (a plain line where tqdm is missing)."""
+    if not enabled:
+        return items
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        print(f"{text}: {len(items)} blocks", file=sys.stderr)
+        return items
+    bar: Any = tqdm(items, desc=text, leave=False)
+    found: Iterable[T] = bar
+    return found

@@ -151,6 +151,12 @@ def graph_info(path: str) -> dict[str, Any]:
     degrees = graph.valid.sum(1)
     print(f"{'edges':20} {int(degrees.sum())}")
     print(f"{'rows short of k':20} {int((degrees < graph.k).sum())}")
+    for column in sorted({0, graph.k - 1} - {-1}):
+        distances = graph.distances[:, column][graph.valid[:, column]].double()
+        if len(distances):
+            middle = float(distances.median())  # the unit of sigma
+            middle = middle**0.5 if graph.metric == "l2" else middle
+            print(f"{f'neighbour {column + 1} at':20} {middle:.4g} (median distance)")
     used = graph.indices[graph.valid]
     if len(used):
         times = used.bincount(minlength=graph.n)
@@ -272,6 +278,8 @@ def _rows(
     if table is None:
         points, ids = space_points(dataset, space, align)
         return points, ids, dataset
+    if isinstance(dataset, SyntheticFaces):  # their ids are no file names, and a number alone fits any
+        raise ValueError("table: expected none for rendered faces, which have columns of their own")
     kind = "columns" if columns else space
     rows = read_table(table, kind, columns, min_confidence=min_confidence, name_column=name_column)
     print(repr(rows))

@@ -18,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(report())
             return 0
         try:
-            from ferkit.cli.parser import run
+            if arguments[:1] == ["graph"]:  # needs no Lightning
+                from ferkit.cli.graph import run
+            else:
+                from ferkit.cli.parser import run
         except ModuleNotFoundError as error:
             raise ImportError(f'this command needs {error.name}: pip install "ferkit[train]"') from error
         return run(arguments)

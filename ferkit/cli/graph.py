@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ferkit import tasks
 
-__all__ = ["add_graph_parser", "run_graph"]
+__all__ = ["add_graph_parser", "run", "run_graph", "underscored"]
 
 DATA = {field.name for field in fields(tasks.DataOptions)}
 COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -19,6 +19,22 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "check": (tasks.check_graph, "measure a graph against exact distances of a sample"),
     "show": (tasks.show_graph, "t-SNE of the space, and faces with their neighbours"),
 }
+
+
+def run(argv: Sequence[str]) -> int:
+    """``ferkit graph ARGV`` by itself: without Lightning, which takes seconds to import."""
+    parser = ArgumentParser(prog="ferkit")
+    add_graph_parser(parser.add_subcommands(dest="command"))
+    run_graph(parser.parse_args([underscored(word) for word in argv]).graph)
+    return 0
+
+
+def underscored(word: str) -> str:
+    """``--batch-size`` as ``--batch_size``: options are named after arguments."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value
 
 
 def add_graph_parser(parent: Any) -> None:

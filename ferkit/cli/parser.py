@@ -11,7 +11,7 @@ from dataclasses import fields
 from jsonargparse import ArgumentParser, Namespace
 
 from ferkit import tasks
-from ferkit.cli.graph import add_graph_parser, run_graph
+from ferkit.cli.graph import add_graph_parser, run_graph, underscored
 from ferkit.tasks.run import METHODS, uses_graphs
 
 __all__ = ["build_parser", "run"]
@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
     """Parse and call one task."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advertisements
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    words = [_underscored(word) for word in argv]
+    words = [underscored(word) for word in argv]
     options = build_parser().parse_args(_joined(words) if words[:1] == ["train"] else words)
     command = options.command
     if command == "train":
@@ -124,11 +124,3 @@ def _joined(words: Sequence[str]) -> list[str]:
         else:
             pairs[name][space] = item
     return [*result, *(part for name, values in pairs.items() for part in (name, json.dumps(values)))]
-
-
-def _underscored(word: str) -> str:
-    """``--batch-size`` as ``--batch_size``: options are named after arguments."""
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return name[:2] + name[2:].replace("-", "_") + equals + value

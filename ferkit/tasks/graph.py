@@ -16,7 +16,7 @@ from torch import Tensor
 from ferkit.checks import check_choice, check_number
 from ferkit.data import FaceDataset, SyntheticFaces
 from ferkit.data.readers.tables import read_table
-from ferkit.graph import KNNGraph
+from ferkit.graph import KNNGraph, knn_graph
 from ferkit.graph.spaces import column_points, describe_points
 from ferkit.tasks._graph_points import check_space, dataset_ids, space_points, table_points
 from ferkit.tasks.data import DataOptions, build_dataset
@@ -301,9 +301,7 @@ def _features(table: str | None) -> Any:
 
 
 def _knn(points: Tensor, k: int, *, space: str, align: str = "none", **options: Any) -> KNNGraph:
-    from ferkit.graph import knn_graph
-
-    graph: KNNGraph = knn_graph(points, k, nonfinite="isolate", **options)
+    graph = knn_graph(points, k, nonfinite="isolate", **options)
     return replace(graph, meta={**graph.meta, "space": space, "align": align})
 
 

@@ -227,3 +227,13 @@ def test_killed_while_building_nothing_is_torn_and_it_runs_again(tmp_path):
     process.stdout.close()
     assert subprocess.run(command, capture_output=True, env={**os.environ}).returncode == 0
     assert KNNGraph.load(out).n == 8_000
+
+
+def test_the_graph_commands_need_no_lightning(files):
+    code = (
+        "import sys\nfor name in ('lightning', 'torchvision', 'torchmetrics'):\n    sys.modules[name] = None\n"
+        "from ferkit.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    words = ["graph", "build", "--table", str(files[0] / "openface.csv"), "-k", "2", "--out", str(files[0] / "a.knn")]
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+    assert KNNGraph.load(files[0] / "a.knn").k == 2

@@ -40,4 +40,5 @@ class CrossEntropy(Recipe):
         if target is not None:
             target = (1 - smoothing) * target + smoothing / self.num_classes
             return {"loss": distribution_cross_entropy(output.logits, target, labels, class_weight)}
-        return {"loss": F.cross_entropy(output.logits, labels, ignore_index=-1, label_smoothing=smoothing)}
+        total = F.cross_entropy(output.logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+        return {"loss": total / (labels >= 0).sum().clamp_min(1)}  # 0, not NaN, where nothing is labelled

@@ -19,8 +19,20 @@ __all__ = ["LDLALSG", "PRESETS", "GuidedDMUE", "NeighborGuidance"]
 # Values of the arguments left at None. "published" is section 4.2 of the paper, which starts from a pretrained
 # ResNet-50; "scratch" is what docs/ldl-alsg.md measured to learn without one.
 PRESETS: dict[str, dict[str, Any]] = {
-    "published": {"lam": 5e-4, "lam_warmup": 0.0, "neighbor_pass": "joint", "bank_momentum": 0.0},
-    "scratch": {"lam": 0.3, "lam_warmup": 0.3, "neighbor_pass": "bank", "bank_momentum": 0.5},
+    "published": {
+        "lam": 5e-4,
+        "lam_warmup": 0.0,
+        "neighbor_pass": "joint",
+        "bank_momentum": 0.0,
+        "neighbor_temperature": 1.0,
+    },
+    "scratch": {
+        "lam": 0.3,
+        "lam_warmup": 0.3,
+        "neighbor_pass": "bank",
+        "bank_momentum": 0.5,
+        "neighbor_temperature": 1.0,
+    },
 }
 SIGMAS = {"au": 1.0, "landmark": 68.0}  # of the paper; landmarks in pixels
 
@@ -42,6 +54,7 @@ class NeighborGuidance(NeighborRecipe):
         neighbors: of each image in each graph.
         neighbor_pass: ``"joint"``, ``"train"``, ``"separate"`` or ``"bank"``, see :class:`NeighborRecipe`.
         bank_momentum: of the bank: 0 keeps the last prediction, above it a running mean over the epochs.
+        neighbor_temperature: of the neighbours' predictions, see :class:`NeighborRecipe`; the paper's is 1.
         **options: of the recipe behind.
     """
 
@@ -57,16 +70,19 @@ class NeighborGuidance(NeighborRecipe):
         neighbors: int = 4,
         neighbor_pass: str | None = None,
         bank_momentum: float | None = None,
+        neighbor_temperature: float | None = None,
         **options: Any,
     ) -> None:
         check_choice(preset, "preset", tuple(PRESETS))
         given = {"lam": lam, "lam_warmup": lam_warmup, "neighbor_pass": neighbor_pass, "bank_momentum": bank_momentum}
+        given |= {"neighbor_temperature": neighbor_temperature}
         chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
         check_number(chosen["lam"], "lam", 0)
         check_number(chosen["lam_warmup"], "lam_warmup", 0, 1)
         for space, value in (sigma or {}).items():
             check_number(value, f"sigma: {space}", 0, open_low=True)
-        super().__init__(num_classes, neighbors, chosen["neighbor_pass"], chosen["bank_momentum"], **options)
+        about = {name: chosen[name] for name in ("neighbor_pass", "bank_momentum", "neighbor_temperature")}
+        super().__init__(num_classes, neighbors, **about, **options)
         self.hparams.update(chosen)  # the recipe behind has saved the others
         self.preset, self.lam, self.lam_warmup = preset, float(chosen["lam"]), float(chosen["lam_warmup"])
         self.sigma = dict(sigma or {})

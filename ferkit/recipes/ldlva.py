@@ -25,8 +25,20 @@ __all__ = ["LDLVA", "PRESETS", "AffectDMUE", "AffectTargets"]
 # Values of the arguments left at None. "published" is the released code's RAF-DB setting, which starts from a backbone
 # trained on faces; "scratch" is what docs/ldlva.md measured to learn without one.
 PRESETS: dict[str, dict[str, Any]] = {
-    "published": {"neighbor_pass": "train", "bank_momentum": 0.0, "certainty_warmup": 0.0},
-    "scratch": {"neighbor_pass": "bank", "bank_momentum": 0.5, "certainty_warmup": 0.3},
+    "published": {
+        "certainty_init": 0.5,
+        "certainty_warmup": 0.0,
+        "neighbor_pass": "train",
+        "bank_momentum": 0.0,
+        "neighbor_temperature": 1.0,
+    },
+    "scratch": {
+        "certainty_init": 0.5,
+        "certainty_warmup": 0.3,
+        "neighbor_pass": "bank",
+        "bank_momentum": 0.5,
+        "neighbor_temperature": 1.0,
+    },
 }
 
 
@@ -44,6 +56,7 @@ class AffectTargets(NeighborRecipe):
         neighbors: K of each image.
         neighbor_pass: ``"train"`` (released), ``"joint"``, ``"separate"`` or ``"bank"``, see :class:`NeighborRecipe`.
         bank_momentum: of the bank's predictions.
+        neighbor_temperature: of the neighbours' predictions, see :class:`NeighborRecipe`; released is 1.
         affinity_kind: ``"laplacian"``: exp(-l1 distance / bandwidth), as released, whatever metric found the
             neighbours; ``"gaussian"``: exp(-d²/(2 bandwidth²)).
         bandwidth: of the affinity.
@@ -69,10 +82,11 @@ class AffectTargets(NeighborRecipe):
         neighbors: int = 8,
         neighbor_pass: str | None = None,
         bank_momentum: float | None = None,
+        neighbor_temperature: float | None = None,
         affinity_kind: str = "laplacian",
         bandwidth: float = 0.5,
         adaptive: bool = True,
-        certainty_init: float = 0.5,
+        certainty_init: float | None = None,
         certainty_lr: float = 10.0,
         certainty_momentum: float = 0.0,
         certainty_warmup: float | None = None,
@@ -83,19 +97,21 @@ class AffectTargets(NeighborRecipe):
     ) -> None:
         check_choice(preset, "preset", tuple(PRESETS))
         given = {"neighbor_pass": neighbor_pass, "bank_momentum": bank_momentum, "certainty_warmup": certainty_warmup}
+        given |= {"neighbor_temperature": neighbor_temperature, "certainty_init": certainty_init}
         chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
         check_choice(affinity_kind, "affinity_kind", ("laplacian", "gaussian"))
         check_choice(class_weights, "class_weights", ("none", "balanced"))
         check_number(bandwidth, "bandwidth", 0, open_low=True)
-        check_number(certainty_init, "certainty_init")
+        check_number(chosen["certainty_init"], "certainty_init")
         check_number(certainty_lr, "certainty_lr", 0)
         check_number(certainty_momentum, "certainty_momentum", 0, 1)
         check_number(chosen["certainty_warmup"], "certainty_warmup", 0, 1)
         check_number(discriminative, "discriminative", 0)
-        super().__init__(num_classes, neighbors, chosen["neighbor_pass"], chosen["bank_momentum"], **options)
+        about = {name: chosen[name] for name in ("neighbor_pass", "bank_momentum", "neighbor_temperature")}
+        super().__init__(num_classes, neighbors, **about, **options)
         self.hparams.update(chosen)  # the recipe behind has saved the others
         self.affinity_kind, self.bandwidth = affinity_kind, bandwidth
-        self.certainty_init, self.certainty_lr = certainty_init, certainty_lr
+        self.certainty_init, self.certainty_lr = chosen["certainty_init"], certainty_lr
         self.certainty_momentum, self.certainty_warmup = certainty_momentum, chosen["certainty_warmup"]
         self.detach_target, self.class_weights, self.discriminative = detach_target, class_weights, discriminative
         width = self.model.target_classifier.in_features

@@ -40,6 +40,8 @@ class NeighborRecipe(Recipe):
             forward without gradient in evaluation mode: running statistics are used and left alone. ``"bank"``: no
             second forward, but what the network last said of each image; batches hold centres alone.
         bank_momentum: of the bank, see :class:`ferkit.recipes.NeighborBank`.
+        neighbor_temperature: T of softmax(logits / T), what neighbours are taken to predict: 1 in both papers; below 1
+            is sharper. Flipped labels make every prediction flatter than the truth, and neighbours pass that on.
         **options: of the recipe behind.
     """
 
@@ -47,13 +49,21 @@ class NeighborRecipe(Recipe):
     keeps_features = False  # whether the bank is asked for features too
 
     def __init__(
-        self, num_classes: int, neighbors: int, neighbor_pass: str, bank_momentum: float, **options: Any
+        self,
+        num_classes: int,
+        neighbors: int,
+        neighbor_pass: str,
+        bank_momentum: float,
+        neighbor_temperature: float,
+        **options: Any,
     ) -> None:
         check_number(neighbors, "neighbors", 1, integer=True)
         check_choice(neighbor_pass, "neighbor_pass", PASSES)
         check_number(bank_momentum, "bank_momentum", 0, 1)
+        check_number(neighbor_temperature, "neighbor_temperature", 0, open_low=True)
         super().__init__(num_classes, **options)
         self.neighbors, self.neighbor_pass, self.bank_momentum = neighbors, neighbor_pass, bank_momentum
+        self.neighbor_temperature = neighbor_temperature
         self.bank: NeighborBank | None = None
 
     def needs_points(self, graph: KNNGraph) -> bool:
@@ -117,6 +127,7 @@ class NeighborRecipe(Recipe):
                 other = self._aside(images[groups:])
             logits, features = other.logits, other.features
         logits, features = (value.reshape(groups, count, -1) for value in (logits, features))
+        logits = logits / self.neighbor_temperature
         return output, batch["index"][:groups], Neighbors(near, logits, features, batch["weight"])
 
     def _aside(self, images: Tensor) -> BranchedOutput:
@@ -136,6 +147,7 @@ class NeighborRecipe(Recipe):
         logits, features, known = self.bank.read(near)
         output: BranchedOutput = self.model(images)
         self.bank.write(index, output.logits, output.features if self.keeps_features else None)
+        logits = logits / self.neighbor_temperature
         return output, index, Neighbors(near, logits, features, torch.where(known, weight, 0))
 
     neighbor_index: Tensor

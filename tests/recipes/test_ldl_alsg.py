@@ -136,14 +136,17 @@ def test_missing_neighbours_take_no_part(faces, neighbor_pass):
     assert near.weight[:, 1].eq(0).all() and near.weight[:, 0].gt(0).all()
 
 
-def test_unlabelled_images_are_guided(faces):
+@pytest.mark.parametrize("labelled", [0, 1])
+def test_unlabelled_images_are_guided(faces, labelled):
     made, tables = recipe(faces, neighbor_pass="joint", lam=1.0)
     batch = groups_of(faces, tables, torch.arange(4))
-    batch["label"][:4] = -1
-    losses = made.batch_loss(
-        images_of(batch), {**batch, "label": torch.where(torch.arange(20) == 0, 0, batch["label"])}
-    )
-    assert losses["loss"].isfinite() and losses["guidance"] > 0
+    batch["label"][labelled:4] = -1
+    losses = made.batch_loss(images_of(batch), batch)
+    logits = made.model(images_of(batch)).logits
+    expected = F.cross_entropy(logits[:labelled], batch["label"][:labelled]) if labelled else torch.zeros(())
+    torch.testing.assert_close(losses["classification"], expected)
+    losses["loss"].backward()
+    assert losses["guidance"] > 0 and all(p.grad.isfinite().all() for p in made.parameters())
 
 
 def test_sigma(faces):

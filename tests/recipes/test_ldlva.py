@@ -140,7 +140,7 @@ def test_only_certainties_of_the_batch_move(faces, momentum):
 
 
 def test_the_networks_optimiser_leaves_certainties_alone(faces):
-    made, tables = recipe(faces)
+    made, _ = recipe(faces)
     optimizer = made.configure_optimizers()["optimizer"]
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [name for name, parameter in made.named_parameters() if id(parameter) not in held]

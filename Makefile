@@ -16,7 +16,7 @@ all: $(VENV)/.ready
 # The torch that is installed must be the one ferkit is built against, hence --no-build-isolation.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77"
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" ninja
 	$(BIN)/python -m pip install --quiet --no-compile torch torchvision numpy
 	@touch $@
 
@@ -38,7 +38,7 @@ test: $(VENV)/.tools
 # Only torch and numpy: the losses work, and what is missing is explained.
 $(MINIMAL_VENV)/.ready: $(SOURCES) $(shell find ferkit -name '*.py')
 	test -x $(MINIMAL_VENV)/bin/python || $(PYTHON) -m venv $(MINIMAL_VENV)
-	$(MINIMAL_VENV)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77"
+	$(MINIMAL_VENV)/bin/python -m pip install --quiet --upgrade pip "setuptools>=77" ninja
 	$(MINIMAL_VENV)/bin/python -m pip install --quiet torch==2.13.0 numpy
 	FERKIT_BUILD=auto $(MINIMAL_VENV)/bin/python -m pip install --quiet --no-build-isolation --force-reinstall --no-deps .
 	@touch $@

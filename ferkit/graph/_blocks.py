@@ -14,7 +14,7 @@ __all__ = ["Engine", "FaissEngine", "FaissGpuEngine", "TorchEngine", "engine_for
 
 MISSING = 'FAISS is missing: pip install "ferkit[graph]"'
 GPU_LARGEST = 2048  # neighbours that a GPU index can select
-QUERIES = 512  # rows of a block of distances on the CPU
+QUERIES = 256  # rows of a block of distances on the CPU
 
 
 def need_faiss() -> Any:
@@ -86,7 +86,12 @@ class TorchEngine(Engine):
 
         def work(start: int) -> tuple[Tensor, Tensor]:
             part = queries[start : start + step].to(self.device)
-            values = torch.cdist(part, base, p=1.0) if metric == "l1" else torch.addmm(norms, part, base.T, alpha=-2)
+            if metric == "l1":
+                values = torch.cdist(part, base, p=1.0)
+            else:
+                values = torch.addmm(
+                    norms, part, base.T, alpha=-2, out=crew.room(len(part), len(base)) if on_cpu else None
+                )
             near, ids = smallest(values, k)
             if metric != "l1":
                 near = (near + part.square().sum(1, keepdim=True)).clamp_(min=0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ferkit.graph._blocks import smallest
-from ferkit.graph._rows import BLOCK, Rows
+from ferkit.graph._rows import Rows
 from ferkit.graph._threads import Crew
 
 __all__ = ["PROJECTED", "assign", "cell_count", "centroids", "near_cells", "project"]
@@ -20,6 +20,7 @@ __all__ = ["PROJECTED", "assign", "cell_count", "centroids", "near_cells", "proj
 PROJECTED = 24  # dimensions that candidates are searched in
 WIDE = 48  # columns up to which no projection pays
 KEPT = 0.98  # share of the variance that the projection must keep
+PART = 1024  # rows at once: what is computed stays in the cache
 PCA_ROWS = 20480
 ROWS_A_CELL = 64  # that k-means is trained on
 ITERATIONS = 10
@@ -52,26 +53,28 @@ def project(rows: Rows, crew: Crew, seed: int) -> tuple[Tensor, float | None]:
     found = torch.empty(rows.count, rows.dim if axes is None else PROJECTED)
 
     def work(start: int) -> None:
-        block = rows.centred(np.arange(start, min(rows.count, start + BLOCK)))
-        found[start : start + BLOCK] = block if axes is None else block @ axes
+        block = rows.centred(np.arange(start, min(rows.count, start + PART)))
+        found[start : start + PART] = block if axes is None else block @ axes
 
-    crew.map(work, range(0, rows.count, BLOCK))
+    crew.map(work, range(0, rows.count, PART))
     return found, kept
 
 
-def _distances(points: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances but for the points' own norm."""
-    return torch.addmm(centres.square().sum(1), points, centres.T, alpha=-2)
+def _distances(points: Tensor, centres: Tensor, crew: Crew) -> Tensor:
+    """Squared distances but for the points' own norm, in the thread's room."""
+    room = crew.room(len(points), len(centres))
+    return torch.addmm(centres.square().sum(1), points, centres.T, alpha=-2, out=room)
 
 
 def assign(points: Tensor, centres: Tensor, crew: Crew) -> Tensor:
-    """int64 (U,): the nearest centre of each row; ties to the first."""
+    """int64 (U,): the nearest centre of each row."""
     found = torch.empty(len(points), dtype=torch.int64)
 
     def work(start: int) -> None:
-        found[start : start + BLOCK] = _distances(points[start : start + BLOCK], centres).argmin(1)
+        values = _distances(points[start : start + PART], centres, crew)
+        found[start : start + PART] = smallest(values, 1)[1][:, 0]
 
-    crew.map(work, range(0, len(points), BLOCK))
+    crew.map(work, range(0, len(points), PART))
     return found
 
 
@@ -79,7 +82,7 @@ def centroids(points: Tensor, count: int, crew: Crew, seed: int) -> Tensor:
     """Lloyd's k-means on a seeded sample; a centre that loses all its rows stays where it is."""
     some = points[torch.from_numpy(_sample(len(points), ROWS_A_CELL * count, seed))]
     start = np.sort(np.random.default_rng(seed + 1).permutation(len(some))[:count])
-    centres = some[torch.from_numpy(start)].clone()
+    centres = some[torch.from_numpy(start)]
     columns = some.T.double().contiguous().numpy()
     for _ in range(ITERATIONS):
         nearest = assign(some, centres, crew).numpy()
@@ -87,13 +90,22 @@ def centroids(points: Tensor, count: int, crew: Crew, seed: int) -> Tensor:
         sums = np.stack(crew.map(lambda c: np.bincount(nearest, c, count), columns), 1)  # noqa: B023 - used at once
         means = torch.from_numpy(sums / np.maximum(size, 1)[:, None]).float()
         centres = torch.where(torch.from_numpy(size > 0)[:, None], means, centres)
-    return centres
+    return centres[torch.from_numpy(_neighbours_together(centres.double().numpy()))]
+
+
+def _neighbours_together(centres: np.ndarray) -> np.ndarray:
+    """An order in which near centres are near: halves along the widest column, halved again."""
+    parts = [np.arange(len(centres))]
+    while max(map(len, parts)) > 4:
+        halves = []
+        for part in parts:
+            column = centres[part][:, np.ptp(centres[part], axis=0).argmax()]
+            halves += np.array_split(part[np.argsort(column, kind="stable")], 2)
+        parts = [half for half in halves if len(half)]
+    return np.concatenate(parts)
 
 
 def near_cells(points: Tensor, centres: Tensor, count: int, crew: Crew) -> np.ndarray:
     """int64 (Q, count): the cells whose centres are nearest, in no order."""
-
-    def work(start: int) -> Tensor:
-        return smallest(_distances(points[start : start + BLOCK], centres), count, 8)[1]
-
-    return torch.cat(crew.map(work, range(0, len(points), BLOCK))).numpy()
+    blocks = torch.split(points, PART)
+    return torch.cat([smallest(_distances(block, centres, crew), count, 8)[1] for block in blocks]).numpy()

@@ -111,8 +111,9 @@ def expand(
     if len(excluded):
         begin = np.searchsorted(excluded, positions[places] * total)
         plain &= begin == np.searchsorted(excluded, (positions[places] + 1) * total)
-    ids[plain] = np.where(found[plain, :k] < 0, -1, groups.first[found[plain, :k]])
-    distances[plain] = near[plain, :k]
+    head = min(k, width - 1)
+    ids[plain, :head] = np.where(found[plain, :k] < 0, -1, groups.first[found[plain, :k]])
+    distances[plain, :head] = near[plain, :k]
     rest = np.nonzero(~plain)[0]
     step = max(1, ENTRIES // width**2)
     for start in range(0, len(rest), step):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 __all__ = ["Crew", "crew", "tracked"]
 
@@ -22,6 +24,18 @@ class Crew:
     def __init__(self, count: int, pool: ThreadPoolExecutor | None) -> None:
         self.count = count
         self._pool = pool
+        self._own = threading.local()
+
+    def room(self, rows: int, columns: int) -> Tensor:
+        """An empty float32 block (rows, columns) of this thread's, good until the thread asks again.
+
+        Fresh memory costs more than the product that is written to it.
+        """
+        size = rows * columns
+        held: Tensor | None = getattr(self._own, "room", None)
+        if held is None or held.numel() < size:
+            held = self._own.room = torch.empty(size)
+        return held[:size].view(rows, columns)
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         if self._pool is None:

@@ -13,7 +13,7 @@ import torch
 from ferkit import __version__
 from ferkit.checks import check_choice, check_number
 from ferkit.graph import _copies, _exact, _inputs, _ivf, _kdtree
-from ferkit.graph._blocks import engine_for, need_faiss
+from ferkit.graph._blocks import TorchEngine, engine_for
 from ferkit.graph._rows import Rows, as_array, warn_of_dominant_columns
 from ferkit.graph._threads import Crew, crew
 from ferkit.graph.fingerprint import fingerprints
@@ -124,8 +124,6 @@ def knn_graph(
         raise ValueError(f"ids: expected {n}, one a row, got {len(ids)}")
     excluded = _inputs.excluded_pairs(exclude, n)
     mask = _inputs.usable(values, _inputs.taking_part(subset, n), metric, nonfinite)
-    if method == "ivf":
-        need_faiss()
     if method == "kdtree":
         _kdtree.need_scipy()
 
@@ -161,10 +159,8 @@ def _available(method: str, metric: str, n: int, dim: int, device_type: str) -> 
         return method
     chosen = choose_method(n, dim, device_type)
     try:
-        if chosen == "ivf":
-            if metric == "l1":
-                return "exact"
-            need_faiss()
+        if chosen == "ivf" and metric == "l1":
+            return "exact"
         if chosen == "kdtree":
             _kdtree.need_scipy()
     except ImportError as error:
@@ -233,7 +229,15 @@ class _Build:
             return _kdtree.nearest(self.rows, k, threads, self.max_bytes, self.progress)
         if method == "ivf":
             found = _ivf.nearest(
-                self.rows, k, target, seed, threads, self.engine, self.device, self.max_bytes, self.progress
+                self.rows,
+                k,
+                target,
+                seed,
+                threads,
+                TorchEngine(self.device),
+                self.device,
+                self.max_bytes,
+                self.progress,
             )
             facts["parameters"] = found.parameters
             if found.table is not None:

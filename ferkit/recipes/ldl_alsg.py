@@ -25,13 +25,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "neighbor_pass": "joint",
         "bank_momentum": 0.0,
         "neighbor_temperature": 1.0,
+        "spaces": ("au", "landmark"),
     },
     "scratch": {
-        "lam": 0.3,
+        "lam": 0.5,
         "lam_warmup": 0.3,
         "neighbor_pass": "bank",
         "bank_momentum": 0.5,
-        "neighbor_temperature": 1.0,
+        "neighbor_temperature": 0.5,
+        "spaces": ("au",),
     },
 }
 SIGMAS = {"au": 1.0, "landmark": 68.0}  # of the paper; landmarks in pixels
@@ -45,7 +47,8 @@ class NeighborGuidance(NeighborRecipe):
 
     Args:
         num_classes: C.
-        preset: ``"scratch"`` or ``"published"``: what the arguments left at None mean.
+        preset: ``"scratch"`` or ``"published"``: what the arguments left at None mean, and the spaces of the graphs
+            where none is given: action units, or (published) action units and landmarks.
         lam: weight of the guidance against the classification loss; the paper's is 5e-4 for two graphs, 1e-3 for one.
         lam_warmup: share of the run's epochs over which ``lam`` rises linearly from 0.
         sigma: bandwidth of each graph's Gaussian affinity, space -> value in the space's units. Not given: with
@@ -57,8 +60,6 @@ class NeighborGuidance(NeighborRecipe):
         neighbor_temperature: of the neighbours' predictions, see :class:`NeighborRecipe`; the paper's is 1.
         **options: of the recipe behind.
     """
-
-    spaces = ("au", "landmark")
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class NeighborGuidance(NeighborRecipe):
             check_number(value, f"sigma: {space}", 0, open_low=True)
         about = {name: chosen[name] for name in ("neighbor_pass", "bank_momentum", "neighbor_temperature")}
         super().__init__(num_classes, neighbors, **about, **options)
+        self.spaces = chosen.pop("spaces")
         self.hparams.update(chosen)  # the recipe behind has saved the others
         self.preset, self.lam, self.lam_warmup = preset, float(chosen["lam"]), float(chosen["lam_warmup"])
         self.sigma = dict(sigma or {})

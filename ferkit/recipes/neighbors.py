@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class NeighborRecipe(Recipe):
         **options: of the recipe behind.
     """
 
-    spaces: ClassVar[tuple[str, ...]] = ()  # of the graphs that are built where none is given
+    spaces: tuple[str, ...] = ()  # of the graphs that are built where none is given
     keeps_features = False  # whether the bank is asked for features too
 
     def __init__(

@@ -28,8 +28,8 @@ class GraphOptions:
         graph: space=file of a graph that was built before (``ferkit graph build``), such as au=au.knn; repeat it for
             several.
         spaces: the spaces to build graphs in where ``graph`` is not given: "au", "landmark", "va" or
-            "columns:<name>,<name>"; the method's own if not given (au and landmark, or va). They are kept beside the
-            manifest, or in the run folder for other data.
+            "columns:<name>,<name>"; the method's own if not given (au, with the published preset au and landmark; or
+            va). They are kept beside the manifest, or in the run folder for other data.
         graph_fingerprints: space=fingerprint that the graphs must have; written into config.yaml.
     """
 

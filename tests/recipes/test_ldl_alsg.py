@@ -15,7 +15,7 @@ CLASSES = 3
 
 def recipe(faces, kind=LDLALSG, **options):
     torch.manual_seed(0)
-    made = attached(kind(CLASSES, **{"neighbors": 2, **options}))
+    made = attached(kind(CLASSES, **{"neighbors": 2, "neighbor_temperature": 1.0, **options}))
     graphs = {"au": graph_of(faces["au"], 3), "va": graph_of(faces["va"], 2)}
     return made, made.attach(graphs, faces["label"])
 
@@ -47,7 +47,7 @@ def test_golden_total_and_its_gradients(golden):
     data = golden("alsg_guidance")
     centers, near = data["center_logits"], data["neighbor_logits"].flatten(1, 2)
     size, count, classes = near.shape
-    made = attached(LDLALSG(classes, lam=float(data["lam"]), lam_warmup=0.0, neighbor_pass="joint"))
+    made = attached(LDLALSG(classes, preset="published", lam=float(data["lam"])))
     made.model = Told(torch.cat([centers, near.flatten(0, 1)]), torch.zeros(size * (1 + count), 2).double())
     index = torch.arange(size * (1 + count))
     label = torch.cat([data["labels"], torch.zeros(size * count, dtype=torch.int64)])
@@ -100,6 +100,20 @@ def test_bank_guides_by_what_was_last_said(faces):
                 mine = Categorical(logits=made.model.logits[i].detach())
                 expected += weight * kl_divergence(Categorical(logits=said[j]), mine) / FACES
     torch.testing.assert_close(losses["guidance"].detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("neighbor_pass", ["joint", "bank"])
+def test_sharper_neighbours(faces, neighbor_pass):
+    made, tables = recipe(faces, neighbor_pass=neighbor_pass, neighbor_temperature=0.5)
+    batch = groups_of(faces, tables, torch.arange(FACES))
+    if neighbor_pass == "bank":
+        batch = {name: value[:FACES] for name, value in batch.items()}
+        made.bank.write(batch["index"], 3 * torch.randn(FACES, CLASSES))
+        plain = made.bank.probability[made.neighbor_index]
+    else:
+        plain = made.model(images_of(batch)).logits[FACES:].softmax(1).reshape(FACES, -1, CLASSES)
+    _, _, near = made.look_around(images_of(batch), batch)
+    torch.testing.assert_close(near.logits.softmax(2), plain**2 / (plain**2).sum(2, keepdim=True), rtol=1e-4, atol=1e-5)
 
 
 def test_bank_running_mean_and_repeated_images():
@@ -232,6 +246,7 @@ def test_backbones_take_two_steps(faces, backbone):
         ({"neighbors": 0}, "neighbors"),
         ({"neighbor_pass": "both"}, "neighbor_pass"),
         ({"bank_momentum": -0.1}, "bank_momentum"),
+        ({"neighbor_temperature": 0.0}, "neighbor_temperature"),
     ],
 )
 def test_bad_options(options, message):

@@ -15,7 +15,7 @@ CLASSES = 3
 
 def recipe(faces, kind=LDLVA, points=True, metric="l2", **options):
     torch.manual_seed(0)
-    made = attached(kind(CLASSES, **{"neighbors": 3, "certainty_warmup": 0.0, **options}))
+    made = attached(kind(CLASSES, **{"neighbors": 3, "neighbor_temperature": 1.0, "certainty_warmup": 0.0, **options}))
     graphs = {"va": graph_of(faces["va"], 4, metric)}
     ids = [f"face {i}" for i in range(FACES)]
     return made, made.attach(graphs, faces["label"], ids, {"va": faces["va"]} if points else None)
@@ -38,7 +38,7 @@ class Fixed(nn.Module):
 
 def golden_recipe(data, **options):
     size, count, classes = data["neighbor_logits"].shape
-    made = attached(LDLVA(classes, neighbor_pass="train", certainty_warmup=0.0, discriminative=0.0, **options))
+    made = attached(LDLVA(classes, preset="published", discriminative=0.0, **options))
     number = size * (1 + count)
     made.attach({"va": graph_of(torch.rand(number, 2), 8, "l1")}, torch.zeros(number, dtype=torch.int64))
     logits = torch.cat([data["center_logits"], data["neighbor_logits"].flatten(0, 1)])

@@ -18,6 +18,7 @@ from ferkit.tasks.run import METHODS, Run, load_recipe
 
 COMMON = "--progress false --accelerator cpu --epochs 2 --noise 0.3 --seed 1"
 SMALL = f"--train-images 42 --validation-images 12 --size 24 --batch-size 14 {COMMON}"
+SPACES = {"ldl-alsg joint": "--spaces [au,landmark]"}
 PASSES = ["ldl-alsg joint", "ldl-alsg bank", "ldlva train", "ldlva bank"]
 
 
@@ -33,8 +34,9 @@ def runs(tmp_path_factory):
     def run(name):
         if name not in made:
             method, neighbor_pass = name.split()
+            spaces = SPACES.get(name, "")
             made[name] = folder / name.replace(" ", "-")
-            assert ferkit(f"train {method} {SMALL} --neighbor-pass {neighbor_pass} --out", made[name]) == 0
+            assert ferkit(f"train {method} {SMALL} --neighbor-pass {neighbor_pass} {spaces} --out", made[name]) == 0
         return made[name]
 
     return run
@@ -94,7 +96,7 @@ def test_killed_and_resumed_is_the_same_run(runs, name, tmp_path, monkeypatch):
     whole, cut = runs(name), tmp_path / "cut"
     method, neighbor_pass = name.split()
     kind = METHODS[method]
-    words = (f"train {method} {SMALL} --neighbor-pass {neighbor_pass} --out", cut)
+    words = (f"train {method} {SMALL} --neighbor-pass {neighbor_pass} {SPACES.get(name, '')} --out", cut)
     loss, calls = kind.batch_loss, []
 
     def breaks_in_the_second_epoch(self, *arguments):

@@ -94,14 +94,15 @@ def expand(
     near: np.ndarray,
     k: int,
     excluded: np.ndarray,
+    most_excluded: int,
     total: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """From neighbouring groups to neighbouring rows: the k nearest positions of some rows, by (distance, position).
 
     Args:
         places: int64 (B,), which of the rows that take part; ``positions`` (M,) has their positions.
-        found, near: (B, S), the S nearest groups of each row's group, S - k at least the pairs excluded for the row.
-        excluded: sorted keys position * total + other.
+        found, near: (B, S), the S nearest groups of each row's group: k + most_excluded, or all.
+        excluded: sorted keys position * total + other; at most ``most_excluded`` of one of these rows.
     """
     ids, distances = np.full((len(places), k), -1, np.int64), np.full((len(places), k), np.inf)
     sizes = np.append(groups.sizes, 0)  # that of group -1
@@ -115,12 +116,13 @@ def expand(
     ids[plain, :head] = np.where(found[plain, :k] < 0, -1, groups.first[found[plain, :k]])
     distances[plain, :head] = near[plain, :k]
     rest = np.nonzero(~plain)[0]
-    step = max(1, ENTRIES // width**2)
+    needed = k + most_excluded + 1  # of one group: itself and those excluded may be the first
+    step = max(1, ENTRIES // (width * needed))
     for start in range(0, len(rest), step):
         block = rest[start : start + step]
         lists = np.concatenate([own[block, None], found[block]], 1).reshape(-1)
         far = np.concatenate([np.zeros((len(block), 1)), near[block]], 1).reshape(-1)
-        owner, place = ragged(np.minimum(sizes[lists], width))
+        owner, place = ragged(np.minimum(sizes[lists], needed))
         entry = groups.members[groups.starts[lists[owner]] + place]
         row, far = owner // width, far[owner]
         kept = entry != positions[places[block]][row]

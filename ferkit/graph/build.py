@@ -206,14 +206,14 @@ class _Build:
         light = np.nonzero(count <= FEW_EXCLUDED)[0]
         facts: dict[str, Any] = {"method": method, "engine": self.engine.name, "parameters": {}}
         facts |= {"recall": 1.0, "recall_rows": 0}
-        width = self._width(int(count[light].max()) if len(light) else 0)
         if len(light):
-            table = self._table(method, width, target, seed, threads, facts)
-            self._put(light, table, np.arange(self.rows.count), excluded)
+            more = int(count[light].max())
+            table = self._table(method, self._width(more), target, seed, threads, facts)
+            self._put(light, table, np.arange(self.rows.count), excluded, more)
         for limit in 2 ** np.unique(np.ceil(np.log2(count[count > FEW_EXCLUDED])).astype(int)):
             some = np.nonzero((count > max(FEW_EXCLUDED, limit // 2)) & (count <= limit))[0]
             groups = np.unique(self.groups.of[some])
-            self._put(some, self._exact(groups, self._width(int(limit)), threads), groups, excluded)
+            self._put(some, self._exact(groups, self._width(int(limit)), threads), groups, excluded, int(limit))
         return facts
 
     def _width(self, more: int) -> int:
@@ -248,13 +248,13 @@ class _Build:
             warnings.warn(f"method: {said}; the graph is built exactly", stacklevel=5)
         return self._exact(np.arange(self.rows.count), k, threads)
 
-    def _put(self, places: np.ndarray, table: Table, queries: np.ndarray, excluded: np.ndarray) -> None:
+    def _put(self, places: np.ndarray, table: Table, queries: np.ndarray, excluded: np.ndarray, most: int) -> None:
         """Lists of distinct rows ``queries`` (ascending) -> the rows at ``places``."""
         step = max(1, self.max_bytes // (64 * (table[0].shape[1] + 1)))
         for start in range(0, len(places), step):
             block = places[start : start + step]
             at = np.searchsorted(queries, self.groups.of[block])
             found = _copies.expand(
-                self.groups, block, self.positions, table[0][at], table[1][at], self.k, excluded, self.n
+                self.groups, block, self.positions, table[0][at], table[1][at], self.k, excluded, most, self.n
             )
             self.indices[self.positions[block]], self.distances[self.positions[block]] = found

@@ -213,3 +213,38 @@ def test_nothing_matches_and_one_row_for_two():
     ambiguous = table(["1/a.jpg", "2/a.jpg", "b.jpg"]).match(["a.jpg", "b.jpg"])  # which a.jpg is not guessed
     assert ambiguous.rows.tolist() == [-1, 2]
     assert table([]).match([]).rows.tolist() == []
+
+
+def test_a_row_serves_one_image_and_folders_that_matter_are_kept():
+    # sad/1.jpg has no row: that of happy/1.jpg, which has its image, is not it
+    match = table(["happy/1.jpg", "happy/2.jpg"]).match(["happy/1.jpg", "sad/1.jpg", "happy/2.jpg"])
+    assert match.rows.tolist() == [0, -1, 1] and match.missing == ["sad/1.jpg"]
+    # nor is the row of another folder, where folders tell images apart
+    match = table(["happy/1.jpg", "sad/2.jpg"]).match(["happy/1.jpg", "happy/2.jpg"])
+    assert match.rows.tolist() == [0, -1] and match.unused == ["sad/2.jpg"]
+    assert table(["0.png"]).match(["0.png", "0.jpg"]).rows.tolist() == [0, -1]
+
+
+def test_numbers_of_frames_and_rows_are_no_file_names():
+    with pytest.raises(ValueError, match="no row belongs to any of the 3 images: rows are named t/1"):
+        table(["t/1", "t/2", "t/3"]).match(["0.jpg", "1.jpg", "2.jpg"])
+
+
+def test_names_are_text(tmp_path):
+    path = write(tmp_path / "t.csv", ["image", "valence", "arousal"], [["0012", 0.1, 0.2], ["12", 0.3, 0.4]])
+    assert read_table(path, "va").names == ("0012", "12")
+    own = write(tmp_path / "own.csv", ["who", " p"], [["01", 1], ["1", 2], ["", 3]])
+    with pytest.raises(ValueError, match=r"own\.csv: row 4, column 'who': expected an image's name, got none"):
+        read_table(own, "columns", ["p"], name_column="who")
+    own.write_text("who, p\n01,1\n1,2\n")
+    assert read_table(own, "columns", ["p"], name_column="who").names == ("01", "1")
+
+
+def test_frames_without_a_number_are_refused(tmp_path):
+    path = write(tmp_path / "clip.csv", ["frame", "confidence", "AU01_r"], [[1, 0.9, 1], ["", 0.9, 2]])
+    with pytest.raises(ValueError, match=r"clip\.csv: row 3, column 'frame': expected a whole number, got nan"):
+        openface(path)
+    header = ["input", "frame", "FaceScore", "AU01"]
+    film = write(tmp_path / "film.csv", header, [["f.mp4", 1.5, 0.9, 0.1], ["f.mp4", 2, 0.9, 0.1]])
+    with pytest.raises(ValueError, match=r"film\.csv: row 2, column 'frame': expected a whole number, got 1\.5"):
+        pyfeat(film)

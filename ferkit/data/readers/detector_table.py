@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DetectorTable", "Match", "best_faces", "read_columns", "read_frame"]
+from ferkit.data.readers.row_match import Match, match_rows
+
+__all__ = ["DetectorTable", "best_faces", "read_columns", "read_frame"]
 
 NAME_COLUMNS = ("image", "input", "filename", "file", "name", "path", "image_path", "subDirectory_filePath")
-SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,31 +47,13 @@ class DetectorTable:
     def match(self, images: Sequence[str]) -> Match:
         """The row of each image, by path, file name or file name without its ending, whichever first tells them apart.
 
-        A frame of a video, ``video/12``, is the image ``video/00012.jpg``. Aligned copies (``_aligned``) match too.
+        A frame of a video, ``video/12``, is the image ``video/00012.jpg`` and no other ``12.jpg``. Aligned copies
+        (``_aligned``) match too. Where folders tell some images apart, no image gets a row of another folder.
 
         Raises:
             ValueError: if nothing matches, or two images have one row.
         """
-        rows = np.full(len(images), -1, dtype=np.int64)
-        for key in KEYS:
-            wanted, held = [key(name) for name in images], [key(name) for name in self.names]
-            once = {name for name, count in Counter(held).items() if count == 1}
-            place = {name: row for row, name in enumerate(held) if name in once}
-            for i, name in enumerate(wanted):
-                if rows[i] < 0:
-                    rows[i] = place.get(name, -1)
-        match = Match(rows, tuple(images), self.names, self.source)
-        if len(images) and not (rows >= 0).any():
-            raise ValueError(
-                f"{self.source}: no row belongs to any of the {len(images)} images: "
-                f"rows are named {_first(self.names)}, images {_first(images)}"
-            )
-        used = Counter(rows[rows >= 0].tolist())
-        doubled = next((row for row, count in used.items() if count > 1), None)
-        if doubled is not None:
-            both = [images[int(i)] for i in np.flatnonzero(rows == doubled)]
-            raise ValueError(f"{self.source}: row {self.names[doubled]!r} fits {len(both)} images: {_first(both)}")
-        return match
+        return match_rows(self.names, images, self.source)
 
     def take(self, match: Match) -> DetectorTable:
         """One row an image of a match; images without a row are NaN and failed."""
@@ -83,68 +64,13 @@ class DetectorTable:
         return DetectorTable(match.images, self.columns, values, failed, self.source, notes)
 
 
-@dataclass(frozen=True, eq=False)
-class Match:
-    """Which row each image has, int64 (N,), -1 for none."""
+def read_frame(
+    path: str | Path, wanted: Callable[[str], bool], names: str | None = None
+) -> tuple[Any, tuple[str, ...]]:
+    """The columns of a CSV file for which ``wanted`` holds (pandas), and all its headers without their blanks.
 
-    rows: NDArray[np.int64]
-    images: tuple[str, ...]
-    names: tuple[str, ...]
-    source: str
-
-    @property
-    def missing(self) -> list[str]:
-        """Images without a row."""
-        return [self.images[i] for i in np.flatnonzero(self.rows < 0)]
-
-    @property
-    def unused(self) -> list[str]:
-        """Rows without an image."""
-        left = set(range(len(self.names))) - set(self.rows.tolist())
-        return [self.names[i] for i in sorted(left)]
-
-    def __str__(self) -> str:
-        text = f"{self.source}: {int((self.rows >= 0).sum())} of {len(self.images)} images have a row"
-        if self.missing:
-            text += f"; {len(self.missing)} have none: {_first(self.missing)}"
-        if self.unused:
-            text += f"; {len(self.unused)} rows have no image: {_first(self.unused)}"
-        return text
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def _slashes(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")
-
-
-def _stem(name: str) -> str:
-    stem = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", _slashes(name)).rsplit("/", 1)[-1]
-    return stem.removesuffix("_aligned")
-
-
-def _frame(name: str) -> str:
-    """``video/00012.jpg`` and ``video/12`` as one key; others keep their path."""
-    parts = _slashes(name).split("/")
-    stem = _stem(name)
-    if len(parts) < 2 or not stem.isdigit():
-        return _slashes(name)
-    return f"{parts[-2]}/{int(stem)}"
-
-
-KEYS: tuple[Callable[[str], str], ...] = (
-    _slashes,
-    lambda name: "/".join(_slashes(name).split("/")[-2:]),
-    _frame,
-    lambda name: _slashes(name).rsplit("/", 1)[-1],
-    _stem,
-)
-
-
-def read_frame(path: str | Path, wanted: Callable[[str], bool]) -> tuple[Any, tuple[str, ...]]:
-    """The columns of a CSV file for which ``wanted`` holds (pandas), and all its headers without their blanks."""
+    The column ``names`` and the usual columns of image names are text.
+    """
     try:
         import pandas
     except ModuleNotFoundError as error:
@@ -155,7 +81,10 @@ def read_frame(path: str | Path, wanted: Callable[[str], bool]) -> tuple[Any, tu
     # index_col: with a comma at the end of each row pandas would take the first column for the rows' names
     options: dict[str, Any] = {"encoding": "utf-8-sig", "index_col": False}
     try:
-        header = tuple(str(name).strip() for name in pandas.read_csv(path, nrows=0, **options).columns)
+        raw = [str(name) for name in pandas.read_csv(path, nrows=0, **options).columns]
+        header = tuple(name.strip() for name in raw)
+        # names as they are written: 00012 is not 12
+        options["dtype"] = {name: str for name in raw if name.strip() in (*NAME_COLUMNS, names)}
         data = pandas.read_csv(path, usecols=lambda name: wanted(name.strip()), low_memory=False, **options)
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV table ({error})") from error
@@ -237,7 +166,9 @@ def read_columns(path: str | Path, columns: Sequence[str], name_column: str | No
     Raises:
         ValueError: naming the columns that are not there.
     """
-    data, header = read_frame(path, lambda name: name in columns or name == name_column or name in NAME_COLUMNS)
+    data, header = read_frame(
+        path, lambda name: name in columns or name == name_column or name in NAME_COLUMNS, name_column
+    )
     absent = [name for name in columns if name not in header]
     if absent:
         raise ValueError(f"{path}: expected the columns {', '.join(columns)}, missing {', '.join(absent)}")
@@ -253,4 +184,16 @@ def image_names(data: Any, header: Sequence[str], path: str | Path, name_column:
     column = name_column or next((name for name in NAME_COLUMNS if name in header), None)
     if column is None:
         return [f"{Path(path).stem}/{row + 1}" for row in range(len(data))]
-    return [str(name).strip() for name in data[column]]
+    names = ["" if name != name else str(name).strip() for name in data[column]]  # an empty cell is NaN
+    if "" in names:
+        raise ValueError(f"{path}: row {names.index('') + 2}, column {column!r}: expected an image's name, got none")
+    return names
+
+
+def frame_numbers(data: Any, path: str | Path) -> list[int]:
+    """The column ``frame``; ValueError naming the row of what is no whole number."""
+    values = numbers(data, ["frame"], path)[:, 0]
+    bad = np.flatnonzero(~(np.mod(values, 1) == 0))  # NaN too
+    if len(bad):
+        raise ValueError(f"{path}: row {bad[0] + 2}, column 'frame': expected a whole number, got {values[bad[0]]:g}")
+    return [int(value) for value in values]

@@ -12,6 +12,7 @@ from ferkit.checks import check_choice, check_number
 from ferkit.data.readers.detector_table import (
     NAME_COLUMNS,
     DetectorTable,
+    frame_numbers,
     image_names,
     make_table,
     numbers,
@@ -85,7 +86,7 @@ def _read(
     if any(name in header for name in NAME_COLUMNS):
         names = image_names(data, header, path)
     elif "frame" in header:
-        names = [f"{path.stem}/{int(frame)}" for frame in numbers(data, ["frame"], path)[:, 0]]
+        names = [f"{path.stem}/{frame}" for frame in frame_numbers(data, path)]
     else:
         names = [path.stem] * len(data)
     if space == "au":

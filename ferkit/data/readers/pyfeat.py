@@ -11,6 +11,7 @@ from ferkit.checks import check_choice, check_number
 from ferkit.data.readers.detector_table import (
     NAME_COLUMNS,
     DetectorTable,
+    frame_numbers,
     image_names,
     make_table,
     numbers,
@@ -60,9 +61,8 @@ def pyfeat(path: str | Path, space: str = "au", *, min_confidence: float = 0.5) 
     score = numbers(data, ["FaceScore"], path)[:, 0] if "FaceScore" in header else np.ones(len(data))
     failed = ~(score >= min_confidence)
     names = image_names(data, header, path, "input" if "input" in header else None)
-    if "frame" in header:
-        frames = numbers(data, ["frame"], path)[:, 0]
-        for row, name in enumerate(names):
+    if "frame" in header and any(name.lower().endswith(VIDEOS) for name in names):
+        for row, (name, frame) in enumerate(zip(names, frame_numbers(data, path))):
             if name.lower().endswith(VIDEOS):
-                names[row] = f"{Path(name).stem}/{int(frames[row])}"
+                names[row] = f"{Path(name).stem}/{frame}"
     return make_table(names, columns, values, score, failed, path)

@@ -23,7 +23,7 @@ COLUMNS = {
 def demo(
     out: str = "runs/demo",
     noise: float = 0.3,
-    train_images: int = 1500,
+    train_images: int = 1250,
     validation_images: int = 1000,
     epochs: int = 34,
     seed: int = 0,

@@ -85,6 +85,7 @@ def check_fingerprints(
 def _differences(meta: Mapping[str, Any], points: Any, ids: Sequence[Any] | None) -> Iterable[str]:
     n, dim = meta.get("n"), meta.get("dim")
     if points is not None:
+        points = points if hasattr(points, "shape") else np.asarray(points)
         if len(points) != n:
             yield f"points: it has {n} rows, the data {len(points)}"
         elif len(points.shape) == 2 and dim is not None and points.shape[1] != dim:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ferkit.checks import check_choice
 from ferkit.data import FaceDataset, SyntheticFaces
 from ferkit.data.readers.detector_table import DetectorTable
+from ferkit.data.readers.tables import read_table
 from ferkit.data.synthetic import ACTION_UNITS
 from ferkit.graph.spaces import action_unit_points, affect_points, column_points, landmark_points
+from ferkit.tasks.data import DataOptions, build_dataset
 
-__all__ = ["check_space", "dataset_ids", "space_points", "table_points"]
+__all__ = ["check_space", "dataset_ids", "read_rows", "space_points", "table_points"]
 
 SPACES = ("au", "landmark", "va")
 
@@ -64,7 +67,7 @@ def space_points(dataset: Any, space: str, align: str = "none") -> tuple[Tensor,
         absent = [name for name in columns if name not in known]
         if absent:
             raise ValueError(f"space: expected columns of {', '.join(known) or 'none at all'}, got {', '.join(absent)}")
-        return column_points(_columns([known[name] for name in columns]), columns), ids
+        return column_points(_known_affect(_columns([known[name] for name in columns]), columns), columns), ids
     if space == "au" and units:
         return action_unit_points(_columns(list(units.values())), list(units)), ids
     if space == "landmark" and source.landmarks is not None:
@@ -84,8 +87,58 @@ def table_points(table: DetectorTable, space: str, align: str = "none") -> Tenso
         return landmark_points(table.values.reshape(len(table), -1, 2), align)
     if space == "va":
         return affect_points(table.values[:, 0], table.values[:, 1])
-    make: Callable[..., Tensor] = action_unit_points if space == "au" else column_points
-    return make(table.values, table.columns)
+    if space == "au":
+        return action_unit_points(table.values, table.columns)
+    return column_points(_known_affect(torch.from_numpy(table.values), table.columns), table.columns)
+
+
+def read_rows(
+    table: str | None,
+    data: DataOptions | None,
+    space: str,
+    align: str,
+    split: str,
+    min_confidence: float,
+    name_column: str | None,
+    seed: int,
+    progress: bool,
+    images: bool = False,
+) -> tuple[Tensor, list[str] | None, Any]:
+    """Points, ids and the data set (None: a table alone)."""
+    check_choice(align, "align", ("none", "procrustes"))
+    if table is None and data is None:
+        raise ValueError("table: expected a detector's table, or --data for the data's own columns, got neither")
+    dataset = None if data is None else build_dataset(data, split, seed=seed, progress=progress, images=images)
+    if space == "features":
+        features = _features(table)
+        ids = None if dataset is None else dataset_ids(dataset)
+        if ids is not None and len(ids) != len(features):
+            raise ValueError(f"table: expected a row for each of {len(ids)} images, got {len(features)} in {table}")
+        return column_points(features, None, "features"), ids, dataset
+    columns = check_space(space)
+    if table is None:
+        points, ids = space_points(dataset, space, align)
+        return points, ids, dataset
+    if isinstance(dataset, SyntheticFaces):  # their ids are no file names, and a number alone fits any
+        raise ValueError("table: expected none for rendered faces, which have columns of their own")
+    kind = "columns" if columns else space
+    rows = read_table(table, kind, columns, min_confidence=min_confidence, name_column=name_column)
+    print(repr(rows))
+    if dataset is None:
+        return table_points(rows, space, align), list(rows.names), None
+    ids = dataset_ids(dataset)
+    match = rows.match(ids)
+    print(match)
+    return table_points(rows.take(match), space, align), ids, dataset
+
+
+def _features(table: str | None) -> Any:
+    if table is None or not table.endswith(".npy"):
+        raise ValueError(f"table: expected a .npy file of features (N, D) for space 'features', got {table!r}")
+    try:
+        return np.load(table, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"table: {table!r} is no .npy file that can be read ({error})") from error
 
 
 def _action_units(source: Any) -> dict[str, Any]:
@@ -93,6 +146,17 @@ def _action_units(source: Any) -> dict[str, Any]:
     if isinstance(units, Tensor):
         return {f"{code:02d}": column for code, column in zip(ACTION_UNITS, units.unbind(1))}
     return dict(units)
+
+
+def _known_affect(values: Tensor, columns: Sequence[str]) -> Tensor:
+    """Columns of valence and arousal hold marks of what is unknown, whatever they stand beside."""
+    values = values.clone()
+    for place, name in enumerate(columns):
+        if name in ("valence", "arousal"):
+            column, rest = values[:, place], torch.zeros_like(values[:, place])
+            points = affect_points(column, rest) if name == "valence" else affect_points(rest, column)
+            values[:, place] = points[:, 0 if name == "valence" else 1]
+    return values
 
 
 def _columns(columns: Sequence[Any]) -> Tensor:

@@ -10,16 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
-from ferkit.checks import check_choice, check_number
+from ferkit.checks import check_number
 from ferkit.data import FaceDataset, SyntheticFaces
-from ferkit.data.readers.tables import read_table
 from ferkit.graph import KNNGraph, knn_graph
-from ferkit.graph.spaces import column_points, describe_points
-from ferkit.tasks._graph_points import check_space, dataset_ids, space_points, table_points
-from ferkit.tasks.data import DataOptions, build_dataset
+from ferkit.graph.spaces import describe_points
+from ferkit.tasks._graph_points import check_space, dataset_ids, read_rows, space_points
+from ferkit.tasks.data import DataOptions
 
 __all__ = [
     "build_graph",
@@ -49,22 +47,23 @@ def training_graph(
 
     Args:
         dataset: a FaceDataset or SyntheticFaces; row i of the graph is image i.
-        space: see ``space_points``.
+        space: see ``space_points``; with ``path`` also "features".
         k: neighbours a row.
-        path: a graph written by ``ferkit graph build``; it must have been built for these images.
+        path: a graph written by ``ferkit graph build``; it must have been built for these images, in this space.
         cache: folder for the built graph, ``<name>.<space>.knn``; by default the one of the manifest's file, for other
             data none. A graph there that no longer fits is built again, with a message.
         metric: "l2", or "l1" for a laplacian affinity.
         progress: show progress.
 
     Raises:
-        ValueError: for a graph in ``path`` of other images or too few neighbours, or a space the data set lacks.
+        ValueError: for a graph in ``path`` of other images, another space or too few neighbours, or a space the data
+            set lacks.
     """
     check_number(k, "k", 1, integer=True)
-    check_space(space)
     ids = dataset_ids(dataset)
     if path is not None:
         return _loaded(path, dataset, ids, space, k)
+    check_space(space)
     points, _ = space_points(dataset, space)
     target = _cache_path(dataset, space, metric, cache)
     if target is not None and target.is_file():
@@ -124,7 +123,7 @@ def build_graph(
     target = Path(out)
     if target.is_dir() or not target.parent.is_dir():  # now, not after minutes of building
         raise ValueError(f"out: expected a file in an existing folder, got {out!r}")
-    points, ids, _ = _rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
+    points, ids, _ = read_rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
     counts = describe_points(points)
     print(
         f"{counts['rows']} rows of {points.shape[1]} columns: {counts['missing']} missing, "
@@ -195,7 +194,7 @@ def check_graph(
     """
     graph = KNNGraph.load(path)
     space, align = graph.meta.get("space", "au"), graph.meta.get("align", "none")
-    points, ids, _ = _rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
+    points, ids, _ = read_rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
     graph = KNNGraph.load(path, points, ids)
     figures = graph.verify(points, rows, seed=seed)
     stored = graph.meta.get("recall")
@@ -239,7 +238,7 @@ def show_graph(
 
     graph = KNNGraph.load(path)
     space, align = graph.meta.get("space", "au"), graph.meta.get("align", "none")
-    rows, ids, dataset = _rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
+    rows, ids, dataset = read_rows(table, data, space, align, split, min_confidence, name_column, seed, progress)
     graph = KNNGraph.load(path, rows, ids)
     draw_space(graph, rows, dataset, out, count=points, perplexity=perplexity, seed=seed)
     files = [out]
@@ -251,55 +250,6 @@ def show_graph(
     return files
 
 
-def _rows(
-    table: str | None,
-    data: DataOptions | None,
-    space: str,
-    align: str,
-    split: str,
-    min_confidence: float,
-    name_column: str | None,
-    seed: int,
-    progress: bool,
-    images: bool = False,
-) -> tuple[Tensor, list[str] | None, Any]:
-    """Points, ids and the data set (None: a table alone)."""
-    check_choice(align, "align", ("none", "procrustes"))
-    if table is None and data is None:
-        raise ValueError("table: expected a detector's table, or --data for the data's own columns, got neither")
-    dataset = None if data is None else build_dataset(data, split, seed=seed, progress=progress, images=images)
-    if space == "features":
-        features = _features(table)
-        ids = None if dataset is None else dataset_ids(dataset)
-        if ids is not None and len(ids) != len(features):
-            raise ValueError(f"table: expected a row for each of {len(ids)} images, got {len(features)} in {table}")
-        return column_points(features, None, "features"), ids, dataset
-    columns = check_space(space)
-    if table is None:
-        points, ids = space_points(dataset, space, align)
-        return points, ids, dataset
-    if isinstance(dataset, SyntheticFaces):  # their ids are no file names, and a number alone fits any
-        raise ValueError("table: expected none for rendered faces, which have columns of their own")
-    kind = "columns" if columns else space
-    rows = read_table(table, kind, columns, min_confidence=min_confidence, name_column=name_column)
-    print(repr(rows))
-    if dataset is None:
-        return table_points(rows, space, align), list(rows.names), None
-    ids = dataset_ids(dataset)
-    match = rows.match(ids)
-    print(match)
-    return table_points(rows.take(match), space, align), ids, dataset
-
-
-def _features(table: str | None) -> Any:
-    if table is None or not table.endswith(".npy"):
-        raise ValueError(f"table: expected a .npy file of features (N, D) for space 'features', got {table!r}")
-    try:
-        return np.load(table, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"table: {table!r} is no .npy file that can be read ({error})") from error
-
-
 def _knn(points: Tensor, k: int, *, space: str, align: str = "none", **options: Any) -> KNNGraph:
     graph = knn_graph(points, k, nonfinite="isolate", **options)
     return replace(graph, meta={**graph.meta, "space": space, "align": align})
@@ -307,6 +257,11 @@ def _knn(points: Tensor, k: int, *, space: str, align: str = "none", **options: 
 
 def _loaded(path: str | os.PathLike[str], dataset: Any, ids: list[str], space: str, k: int) -> KNNGraph:
     graph = KNNGraph.load(path)
+    built = graph.meta.get("space")  # none: not built by ``ferkit graph build``
+    if built not in (None, space):  # the bandwidth of its affinity would be that of another space
+        raise ValueError(f"{os.fspath(path)}: expected a graph of space {space!r}, got one of {built!r}")
+    if built is None:
+        check_space(space)
     if graph.meta.get("ids_sha256") is not None:
         graph = KNNGraph.load(path, ids=ids)
     else:  # without names the rows themselves must be the same

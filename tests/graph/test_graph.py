@@ -261,3 +261,13 @@ def test_fingerprints_are_fixed():
 
 
 POINTS, IDS = "187658118d7ef48f", "a00a727e0a419bdc"
+
+
+def test_lists_are_rows_too():
+    from ferkit.graph import knn_graph
+
+    rows = [[0.0, 1.0], [2.0, 3.0], [5.0, 1.0]]
+    graph = knn_graph(rows, 1)
+    assert graph.verify(rows)["recall"] == 1
+    with pytest.raises(ValueError, match="with other values"):
+        graph.check([[0.0, 1.0], [2.0, 3.0], [5.0, 2.0]])

@@ -237,3 +237,41 @@ def test_the_graph_commands_need_no_lightning(files):
     words = ["graph", "build", "--table", str(files[0] / "openface.csv"), "-k", "2", "--out", str(files[0] / "a.knn")]
     subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
     assert KNNGraph.load(files[0] / "a.knn").k == 2
+
+
+def test_a_graph_of_another_space_is_refused(tmp_path):
+    faces = SyntheticFaces(30, size=32)
+    out = tmp_path / "au.knn"
+    words = "--data synthetic --train-images 30 --size 32 --progress false -k 4 --out"
+    assert ferkit("graph build --space au", words, out) == 0
+    assert training_graph(faces, "au", 4, path=out).k == 4
+    with pytest.raises(ValueError, match=r"au\.knn: expected a graph of space 'landmark', got one of 'au'"):
+        training_graph(faces, "landmark", 4, path=out)
+
+
+def test_training_takes_a_graph_of_features(tmp_path):
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(30, 5)))
+    out = tmp_path / "f.knn"
+    words = "--data synthetic --train-images 30 --size 32 --progress false -k 4 --space features"
+    assert ferkit("graph build", words, "--table", tmp_path / "f.npy", "--out", out) == 0
+    assert training_graph(SyntheticFaces(30, size=32), "features", 3, path=out).k == 3
+    with pytest.raises(ValueError, match="space: expected 'au'"):
+        training_graph(SyntheticFaces(30, size=32), "features", 3)
+
+
+def test_unknown_affect_among_columns_is_missing(files):
+    folder = files[0]
+    lines = (folder / "faces.csv").read_text().splitlines()
+    cells = lines[3].split(",")
+    lines[3] = ",".join([*cells[:3], "-2", "-2", *cells[5:]])
+    (folder / "faces.csv").write_text("\n".join(lines) + "\n")
+    points, _ = space_points(dataset(folder), "columns:au_12,valence")
+    assert torch.isnan(points[2, 1]) and int(torch.isnan(points).sum()) == 1
+    out = folder / "c.knn"
+    words = ("--table", folder / "faces.csv", "--space columns:valence,au_12 -k 3 --out", out)
+    assert ferkit("graph build", *words) == 0
+    assert (~KNNGraph.load(out).valid[:, 0]).nonzero().flatten().tolist() == [2]
+    lines[3] = ",".join([*cells[:3], "0.5", "4", *cells[5:]])
+    (folder / "faces.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"arousal: expected values in \[-1, 1\], .* got 4 \(1 of 12 rows: 2\)"):
+        space_points(dataset(folder), "columns:au_12,arousal")

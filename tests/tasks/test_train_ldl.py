@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,7 +171,8 @@ def test_several_graphs_and_their_repetition(graph_file, tmp_path, capsys):
     assert ferkit(f"train ldl-alsg {SMALL} --graph au.knn --out", tmp_path / "out") == 2
     assert "graph: expected space=value" in capsys.readouterr().err
     copy = tmp_path / "copy.knn"
-    copy.write_bytes(graph_file.read_bytes())
+    graph = KNNGraph.load(graph_file)
+    replace(graph, meta={**graph.meta, "space": "columns:au_AU12,au_AU04"}).save(copy)
     both = ("--graph", f"au={graph_file}", "--graph", f"columns:au_AU12,au_AU04={copy}")
     assert ferkit(f"train ldl-alsg {SMALL} --neighbor-pass bank --epochs 1", *both, "--out", tmp_path / "both") == 0
     config = yaml.safe_load((tmp_path / "both" / "config.yaml").read_text())

@@ -27,6 +27,7 @@ __all__ = ["LDLVA", "PRESETS", "AffectDMUE", "AffectTargets"]
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {
         "certainty_init": 0.5,
+        "certainty_lr": 10.0,
         "certainty_warmup": 0.0,
         "neighbor_pass": "train",
         "bank_momentum": 0.0,
@@ -34,10 +35,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "scratch": {
         "certainty_init": 0.5,
+        "certainty_lr": 100.0,
         "certainty_warmup": 0.3,
         "neighbor_pass": "bank",
         "bank_momentum": 0.5,
-        "neighbor_temperature": 1.0,
+        "neighbor_temperature": 0.5,
     },
 }
 
@@ -87,7 +89,7 @@ class AffectTargets(NeighborRecipe):
         bandwidth: float = 0.5,
         adaptive: bool = True,
         certainty_init: float | None = None,
-        certainty_lr: float = 10.0,
+        certainty_lr: float | None = None,
         certainty_momentum: float = 0.0,
         certainty_warmup: float | None = None,
         detach_target: bool = False,
@@ -98,12 +100,13 @@ class AffectTargets(NeighborRecipe):
         check_choice(preset, "preset", tuple(PRESETS))
         given = {"neighbor_pass": neighbor_pass, "bank_momentum": bank_momentum, "certainty_warmup": certainty_warmup}
         given |= {"neighbor_temperature": neighbor_temperature, "certainty_init": certainty_init}
+        given |= {"certainty_lr": certainty_lr}
         chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
         check_choice(affinity_kind, "affinity_kind", ("laplacian", "gaussian"))
         check_choice(class_weights, "class_weights", ("none", "balanced"))
         check_number(bandwidth, "bandwidth", 0, open_low=True)
         check_number(chosen["certainty_init"], "certainty_init")
-        check_number(certainty_lr, "certainty_lr", 0)
+        check_number(chosen["certainty_lr"], "certainty_lr", 0)
         check_number(certainty_momentum, "certainty_momentum", 0, 1)
         check_number(chosen["certainty_warmup"], "certainty_warmup", 0, 1)
         check_number(discriminative, "discriminative", 0)
@@ -111,7 +114,7 @@ class AffectTargets(NeighborRecipe):
         super().__init__(num_classes, neighbors, **about, **options)
         self.hparams.update(chosen)  # the recipe behind has saved the others
         self.affinity_kind, self.bandwidth = affinity_kind, bandwidth
-        self.certainty_init, self.certainty_lr = chosen["certainty_init"], certainty_lr
+        self.certainty_init, self.certainty_lr = chosen["certainty_init"], chosen["certainty_lr"]
         self.certainty_momentum, self.certainty_warmup = certainty_momentum, chosen["certainty_warmup"]
         self.detach_target, self.class_weights, self.discriminative = detach_target, class_weights, discriminative
         width = self.model.target_classifier.in_features

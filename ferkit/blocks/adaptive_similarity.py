@@ -38,6 +38,8 @@ class AdaptiveSimilarity(nn.Module):
     def __init__(self, dim: int, hidden: tuple[int, ...] = (512, 256), floor: float | None = -1.3) -> None:
         super().__init__()
         check_number(dim, "dim", 1, integer=True)
+        if not isinstance(hidden, (tuple, list)):
+            raise TypeError(f"hidden: expected a tuple of widths, got {type(hidden).__name__}")
         for width in hidden:
             check_number(width, "hidden", 1, integer=True)
         if floor is not None:

@@ -34,6 +34,8 @@ class RowSGD(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], lr: float = 10.0, momentum: float = 0.0) -> None:
         check_number(lr, "lr", 0.0)
         check_number(momentum, "momentum", 0.0, 1.0)
+        if momentum == 1:
+            raise ValueError("momentum: expected a value in [0, 1), got 1")
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()

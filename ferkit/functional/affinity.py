@@ -24,7 +24,7 @@ METRICS = ("l1", "l2")
 
 @full_precision
 def gaussian_affinity(squared_distances: Tensor, sigma: float) -> Tensor:
-    r"""Gaussian affinity :math:`\exp(-d^2 / (2\sigma^2))` of *squared* distances (LDL-ALSG, equation 3).
+    r"""Gaussian affinity :math:`\exp(-d^2 / (2\sigma^2))` of *squared* distances (LDL-ALSG).
 
     The paper takes sigma = 1 for action units and 68 for landmarks in pixels.
 

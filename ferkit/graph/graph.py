@@ -105,7 +105,7 @@ class KNNGraph:
         Args:
             sigma: bandwidth in the units of the points (the papers': 1 for action units, 68 for landmarks in pixels,
                 0.5 for valence and arousal).
-            kind: "gaussian": exp(-d²/(2 sigma²)) over the l2 distance (Chen et al., CVPR 2020, eq. 2); "laplacian":
+            kind: "gaussian": exp(-d²/(2 sigma²)) over the l2 distance (Chen et al., CVPR 2020); "laplacian":
                 exp(-d/sigma) over the l1 distance (LDLVA's code).
 
         Raises:

@@ -177,6 +177,7 @@ M = torch.ones(5, 3, dtype=torch.bool)
     "call, error, message",
     [
         (lambda: AdaptiveSimilarity(0), ValueError, "dim: expected a value in [1, inf], got 0"),
+        (lambda: AdaptiveSimilarity(4, 512), TypeError, "hidden: expected a tuple of widths, got int"),
         (lambda: AdaptiveSimilarity(4, (0,)), ValueError, "hidden: expected a value in [1, inf], got 0"),
         (lambda: AdaptiveSimilarity(4, floor=math.inf), ValueError, "floor: expected a value in"),
         (lambda: B(X[:, :2], V), ValueError, "center: expected shape (N, 4), got (5, 2)"),

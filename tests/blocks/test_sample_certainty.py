@@ -186,6 +186,7 @@ def test_compiles_whole():
         (lambda: SampleCertainty(2)(torch.tensor(0)), ValueError, "index: expected shape (B,), got ()"),
         (lambda: RowSGD(SampleCertainty(2).parameters(), -1.0), ValueError, "lr: expected a value in [0.0, inf]"),
         (lambda: RowSGD(SampleCertainty(2).parameters(), 1.0, 1.5), ValueError, "momentum: expected a value in"),
+        (lambda: RowSGD(SampleCertainty(2).parameters(), 1.0, 1.0), ValueError, "momentum: expected a value in [0, 1)"),
     ],
 )
 def test_refused(call, error, message):

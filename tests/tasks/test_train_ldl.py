@@ -214,5 +214,7 @@ def test_help_explains_the_options(capsys):
     assert "weight of the guidance" in text and "learning rate of the free scalars" in text
 
 
-def test_names_of_the_methods():
+def test_names_of_the_methods_and_their_spaces():
     assert METHODS["ldl-alsg"] is LDLALSG and METHODS["ldlva"] is LDLVA
+    assert LDLALSG(7).spaces == ("au",) and LDLALSG(7, preset="published").spaces == ("au", "landmark")
+    assert LDLVA(7).spaces == ("va",)

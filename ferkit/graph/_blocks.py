@@ -112,7 +112,12 @@ class FaissEngine(Engine):
     def search(
         self, queries: Tensor, base: Tensor, k: int, metric: str, crew: Crew, max_bytes: int
     ) -> tuple[Tensor, Tensor]:
-        near, ids = self.faiss.knn(queries.numpy(), base.numpy(), k)
+        before = self.faiss.omp_get_max_threads()
+        self.faiss.omp_set_num_threads(crew.count)
+        try:
+            near, ids = self.faiss.knn(queries.numpy(), base.numpy(), k)
+        finally:
+            self.faiss.omp_set_num_threads(before)
         return torch.from_numpy(near), torch.from_numpy(ids)
 
 

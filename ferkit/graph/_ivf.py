@@ -32,6 +32,7 @@ class Found:
     recall: float
     sample: int
     parameters: dict[str, Any]
+    engine: str = "torch"
 
 
 class OnGpu:
@@ -107,8 +108,9 @@ def nearest(
     parameters |= {"nprobe": min(nprobe, most), "candidates": spares}
     if nprobe >= most:
         return Found(None, reached, len(sample), parameters)
+    name = "faiss-gpu" if isinstance(file, OnGpu) else "torch"
     table = _search(rows, scan, file, k, spares, nprobe, max_bytes, progress)
-    return Found(table, float(_right(table[1][sample], true).mean()), len(sample), parameters)
+    return Found(table, float(_right(table[1][sample], true).mean()), len(sample), parameters, name)
 
 
 def _in_parts(

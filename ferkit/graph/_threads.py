@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 class Crew:
-    """``map`` over blocks on ``count`` threads, in order; FAISS runs on as many."""
+    """``map`` over blocks on ``count`` threads, in order."""
 
     def __init__(self, count: int, pool: ThreadPoolExecutor | None) -> None:
         self.count = count
@@ -51,20 +51,14 @@ def crew() -> Iterator[Crew]:
     """
     count = torch.get_num_threads()
     precision = torch.get_float32_matmul_precision()
-    faiss = sys.modules.get("faiss")  # whoever needs it has imported it before
-    of_faiss = faiss.omp_get_max_threads() if faiss is not None else count
     pool = ThreadPoolExecutor(count) if count > 1 else None
     try:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("highest")
-        if faiss is not None:
-            faiss.omp_set_num_threads(count)
         yield Crew(count, pool)
     finally:
         if pool is not None:
             pool.shutdown()
-        if faiss is not None:
-            faiss.omp_set_num_threads(of_faiss)
         torch.set_float32_matmul_precision(precision)
         torch.set_num_threads(count)
 

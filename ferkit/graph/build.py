@@ -13,7 +13,7 @@ import torch
 from ferkit import __version__
 from ferkit.checks import check_choice, check_number
 from ferkit.graph import _copies, _exact, _inputs, _ivf, _kdtree
-from ferkit.graph._blocks import TorchEngine, engine_for
+from ferkit.graph._blocks import Engine, TorchEngine, engine_for
 from ferkit.graph._rows import Rows, as_array, warn_of_dominant_columns
 from ferkit.graph._threads import Crew, crew
 from ferkit.graph.fingerprint import fingerprints
@@ -133,8 +133,7 @@ def knn_graph(
     groups = _copies.group(values, positions)
     rows = Rows(values, groups.first, metric)
     warn_of_dominant_columns(rows)
-    engine = engine_for(where, metric, max_memory or MEMORY)
-    build = _Build(rows, groups, positions, n, k, engine, where, max_memory or MEMORY, progress)
+    build = _Build(rows, groups, positions, n, k, where, max_memory or MEMORY, progress)
     with crew() as threads:
         facts = build.run(
             _available(method, metric, len(positions), dim, where.type), target_recall, seed, excluded, threads
@@ -191,20 +190,20 @@ class _Build:
         positions: np.ndarray,
         n: int,
         k: int,
-        engine: Any,
         device: torch.device,
         max_bytes: int,
         progress: bool,
     ) -> None:
         self.rows, self.groups, self.positions, self.n, self.k = rows, groups, positions, n, k
-        self.engine, self.device, self.max_bytes, self.progress = engine, device, max_bytes, progress
+        self.device, self.max_bytes, self.progress = device, max_bytes, progress
+        self.engine: Engine | None = None
         self.indices, self.distances = np.full((n, k), -1, np.int64), np.full((n, k), np.inf)
 
     def run(self, method: str, target: float, seed: int, excluded: np.ndarray, threads: Crew) -> dict[str, Any]:
         """Fill the tables; the entries of ``meta`` that say how."""
         count = np.bincount(excluded // max(1, self.n), minlength=self.n)[self.positions]
         light = np.nonzero(count <= FEW_EXCLUDED)[0]
-        facts: dict[str, Any] = {"method": method, "engine": self.engine.name, "parameters": {}}
+        facts: dict[str, Any] = {"method": method, "engine": "torch", "parameters": {}}
         facts |= {"recall": 1.0, "recall_rows": 0}
         if len(light):
             more = int(count[light].max())
@@ -220,6 +219,8 @@ class _Build:
         return min(self.k + more, max(1, self.rows.count))
 
     def _exact(self, queries: np.ndarray, k: int, threads: Crew) -> Table:
+        if self.engine is None:  # FAISS takes a while to import
+            self.engine = engine_for(self.device, self.rows.metric, self.max_bytes)
         return _exact.nearest(self.rows, queries, k, threads, self.engine, self.max_bytes, self.progress)
 
     def _table(self, method: str, k: int, target: float, seed: int, threads: Crew, facts: dict[str, Any]) -> Table:
@@ -241,12 +242,14 @@ class _Build:
             )
             facts["parameters"] = found.parameters
             if found.table is not None:
-                facts |= {"recall": found.recall, "recall_rows": found.sample}
+                facts |= {"recall": found.recall, "recall_rows": found.sample, "engine": found.engine}
                 return found.table
             said = f"a quarter of the {found.parameters['nlist']} cells does not surely reach a recall of {target}"
             facts |= {"method": "exact", "parameters": {**found.parameters, "instead_of": "ivf", "because": said}}
             warnings.warn(f"method: {said}; the graph is built exactly", stacklevel=5)
-        return self._exact(np.arange(self.rows.count), k, threads)
+        table = self._exact(np.arange(self.rows.count), k, threads)
+        facts["engine"] = self.engine.name if self.engine is not None else "torch"
+        return table
 
     def _put(self, places: np.ndarray, table: Table, queries: np.ndarray, excluded: np.ndarray, most: int) -> None:
         """Lists of distinct rows ``queries`` (ascending) -> the rows at ``places``."""

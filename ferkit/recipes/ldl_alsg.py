@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -52,8 +53,9 @@ class NeighborGuidance(NeighborRecipe):
         lam: weight of the guidance against the classification loss; the paper's is 5e-4 for two graphs, 1e-3 for one.
         lam_warmup: share of the run's epochs over which ``lam`` rises linearly from 0.
         sigma: bandwidth of each graph's Gaussian affinity, space -> value in the space's units. Not given: with
-            ``preset="published"`` the paper's (au 1, landmark 68 pixels), else the root of the median squared
-            distance of the graph's edges; what was used is in the run's config.yaml.
+            ``preset="published"`` the paper's (au 1; landmark 68 pixels, also after Procrustes alignment, which keeps
+            the unit), else the root of the median squared distance of the graph's edges between rows that differ, 1
+            where there is none; what was used is in the run's config.yaml.
         neighbors: of each image in each graph.
         neighbor_pass: ``"joint"``, ``"train"``, ``"separate"`` or ``"bank"``, see :class:`NeighborRecipe`.
         bank_momentum: of the bank: 0 keeps the last prediction, above it a running mean over the epochs.
@@ -80,6 +82,8 @@ class NeighborGuidance(NeighborRecipe):
         chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
         check_number(chosen["lam"], "lam", 0)
         check_number(chosen["lam_warmup"], "lam_warmup", 0, 1)
+        if sigma is not None and not isinstance(sigma, Mapping):
+            raise TypeError(f"sigma: expected a mapping of space -> bandwidth, got {type(sigma).__name__}")
         for space, value in (sigma or {}).items():
             check_number(value, f"sigma: {space}", 0, open_low=True)
         about = {name: chosen[name] for name in ("neighbor_pass", "bank_momentum", "neighbor_temperature")}
@@ -87,17 +91,27 @@ class NeighborGuidance(NeighborRecipe):
         self.spaces = chosen.pop("spaces")
         self.hparams.update(chosen)  # the recipe behind has saved the others
         self.preset, self.lam, self.lam_warmup = preset, float(chosen["lam"]), float(chosen["lam_warmup"])
-        self.sigma = dict(sigma or {})
+        self.given_sigma = dict(sigma or {})
+        self.sigma = dict(self.given_sigma)  # and those that are chosen
+
+    def attach(
+        self,
+        graphs: Mapping[str, KNNGraph],
+        labels: Tensor,
+        ids: Sequence[Any] | None = None,
+        points: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        unknown = [space for space in self.given_sigma if space not in graphs]
+        if unknown:
+            raise ValueError(f"sigma: expected spaces of the graphs, {', '.join(graphs)}, got {', '.join(unknown)}")
+        self.sigma = dict(self.given_sigma)  # what was chosen for other graphs is not of these
+        return super().attach(graphs, labels, ids, points)
 
     def affinity(self, space: str, graph: KNNGraph, points: Tensor | None = None) -> Tensor:
-        """exp(-d²/(2 sigma²)) (eq. 2); chooses the sigma not given."""
+        """exp(-d²/(2 sigma²)); chooses the sigma not given."""
         if space not in self.sigma:
-            if self.preset == "published" and space in SIGMAS:
-                self.sigma[space] = SIGMAS[space]
-            else:
-                found = graph.distances[graph.indices >= 0]
-                middle = float(found.double().quantile(0.5)) if 0 < len(found) < 1 << 24 else float(found.median())
-                self.sigma[space] = round(max(middle, 1e-12) ** 0.5, 6)
+            published = self.preset == "published" and space in SIGMAS
+            self.sigma[space] = SIGMAS[space] if published else _typical_distance(graph)
             self.hparams["sigma"] = dict(self.sigma)
         return graph.affinity(self.sigma[space])
 
@@ -118,6 +132,16 @@ class NeighborGuidance(NeighborRecipe):
             "affinity": near.weight.sum(1).mean(),
             **losses,
         }
+
+
+def _typical_distance(graph: KNNGraph) -> float:
+    """Root of the median squared distance of the edges between rows that differ."""
+    # Equal rows (faces without any active unit) say nothing of the unit, and might be most of the edges.
+    found = graph.distances[(graph.indices >= 0) & (graph.distances > 0)]
+    if not len(found):
+        return 1.0  # every affinity is 0 or 1 whatever sigma
+    middle = float(found.double().quantile(0.5)) if len(found) < 1 << 24 else float(found.median())
+    return round(middle**0.5, 6) or middle**0.5
 
 
 class LDLALSG(NeighborGuidance, CrossEntropy):

@@ -175,6 +175,48 @@ def test_sigma(faces):
     assert made.hparams["sigma"] == {"au": 2.0, "landmark": pytest.approx(middle**0.5, abs=1e-5)}
 
 
+def test_sigma_of_a_space_in_which_most_faces_are_equal(faces):
+    points = faces["au"].clone()
+    points[:12] = 0  # no active unit: at distance 0 from one another
+    graph = graph_of(points, 4)
+    far = graph.distances[graph.distances > 0].double()
+    assert float(graph.distances.median()) == 0 and len(far) > 8
+    made = LDLALSG(CLASSES, neighbors=4)
+    weights = made.attach({"au": graph}, faces["label"])["au"][1]
+    assert made.hparams["sigma"]["au"] == pytest.approx(float(np.median(far.numpy())) ** 0.5, abs=1e-5)
+    assert weights[:12].eq(1).all() and weights[12:].gt(0.01).all()
+
+
+@pytest.mark.parametrize("edges", ["none", "of distance 0"])
+def test_sigma_where_no_two_rows_differ(faces, edges):
+    graph = graph_of(torch.zeros_like(faces["au"]), 2)
+    if edges == "none":
+        graph.indices.fill_(-1)
+        graph.distances.fill_(torch.inf)
+    made = LDLALSG(CLASSES, neighbors=2)
+    weights = made.attach({"au": graph}, faces["label"])["au"][1]
+    assert made.hparams["sigma"] == {"au": 1.0} and weights.eq(0.0 if edges == "none" else 1.0).all()
+
+
+def test_sigma_of_rows_that_are_very_close(faces):
+    made = LDLALSG(CLASSES, neighbors=2)
+    weights = made.attach({"au": graph_of(faces["au"] * 1e-9, 2)}, faces["label"])["au"][1]
+    assert 0 < made.hparams["sigma"]["au"] < 1e-8 and weights.gt(0).all()
+
+
+def test_sigma_that_fits_no_graph(faces):
+    graph = graph_of(faces["au"], 2)
+    with pytest.raises(ValueError, match="sigma: expected spaces of the graphs, au, got AU"):
+        LDLALSG(CLASSES, neighbors=2, sigma={"AU": 2.0}).attach({"au": graph}, faces["label"])
+    with pytest.raises(TypeError, match="sigma: expected a mapping of space -> bandwidth, got float"):
+        LDLALSG(CLASSES, sigma=1.0)
+    made = LDLALSG(CLASSES, neighbors=2)
+    made.attach({"au": graph}, faces["label"])
+    made.attach({"au": graph_of(10 * faces["au"], 2)}, faces["label"])  # chosen anew for the new graph
+    middle = float(np.median(graph.distances.double().numpy())) ** 0.5
+    assert made.sigma == {"au": pytest.approx(10 * middle, rel=1e-4)}
+
+
 def test_lambda_rises_over_its_warmup(monkeypatch):
     made = attached(LDLALSG(CLASSES, lam=0.5, lam_warmup=0.4), epochs=10)
     weights = []

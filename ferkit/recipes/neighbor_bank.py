@@ -57,16 +57,27 @@ class NeighborBank(nn.Module):
 
     @torch.no_grad()
     def write(self, index: Tensor, logits: Tensor, features: Tensor | None = None) -> None:
-        """Keep what was said of the images at positions (B,): logits (B, C), features (B, D)."""
+        """Keep what was said of the images at positions (B,): logits (B, C), features (B, D).
+
+        What is not finite (a batch that overflowed) is not kept: a running mean would stay NaN for good.
+        """
+        probability = logits.detach().float().softmax(1)
+        finite = probability.isfinite().all(1)
+        kept = features is not None and self.feature.shape[1] > 0
+        if features is not None and kept:
+            features = features.detach().float()
+            finite = finite & features.isfinite().all(1)
         # An image that comes twice is written twice with its last value: the same on every device and in every run.
         order = torch.arange(len(index), device=index.device)
-        last = torch.where(index[:, None] == index[None, :], order, -1).amax(1) if len(index) else order
+        same = (index[:, None] == index[None, :]) & finite[None, :]
+        last = torch.where(same, order, -1).amax(1) if len(index) else order
+        said, last = last >= 0, last.clamp_min(0)
         keep = torch.where(self.seen[index], self.momentum, 0.0)[:, None]
-        probability = logits.detach().float().softmax(1)[last]
-        self.probability[index] = torch.lerp(probability, self.probability[index], keep)
-        if features is not None and self.feature.shape[1]:
-            self.feature[index] = features.detach().float()[last]  # not averaged: features of other weights do not mix
-        self.seen[index] = True
+        old = self.probability[index]
+        self.probability[index] = torch.where(said[:, None], torch.lerp(probability[last], old, keep), old)
+        if features is not None and kept:  # not averaged: features of other weights do not mix
+            self.feature[index] = torch.where(said[:, None], features[last], self.feature[index])
+        self.seen[index] = self.seen[index] | said
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of what is held, for a checkpoint."""

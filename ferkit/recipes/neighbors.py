@@ -38,7 +38,9 @@ class NeighborRecipe(Recipe):
             (LDL-ALSG), so batch statistics are of all of them. ``"train"``: a second forward in training mode, without
             gradient (LDLVA's release): own batch statistics, running ones updated twice. ``"separate"``: a second
             forward without gradient in evaluation mode: running statistics are used and left alone. ``"bank"``: no
-            second forward, but what the network last said of each image; batches hold centres alone.
+            second forward, but what the network last said of each image; batches hold centres alone. The slot of a
+            missing neighbour holds the centre's image again: it has no part in any loss, but in the batch statistics
+            of ``"joint"`` and ``"train"`` it counts.
         bank_momentum: of the bank, see :class:`ferkit.recipes.NeighborBank`.
         neighbor_temperature: T of softmax(logits / T), what neighbours are taken to predict: 1 in both papers; below 1
             is sharper. Flipped labels make every prediction flatter than the truth, and neighbours pass that on.
@@ -133,9 +135,11 @@ class NeighborRecipe(Recipe):
     def _aside(self, images: Tensor) -> BranchedOutput:
         """The target branch on the neighbours."""
         if self.neighbor_pass == "separate":
+            modes = [(module, module.training) for module in self.model.modules()]
             self.model.eval()
             output: BranchedOutput = self.model(images)
-            self.model.train()
+            for module, training in modes:  # each its own: some may be frozen
+                module.training = training
             return output
         return self.model.forward_target(images)
 

@@ -136,6 +136,35 @@ def test_bank_running_mean_and_repeated_images():
         NeighborBank(4, 2, momentum=1.0)
 
 
+@pytest.mark.parametrize("bad", ["logits", "features"])
+def test_bank_keeps_nothing_that_is_not_finite(bad):
+    bank = NeighborBank(4, 2, features=1, momentum=0.5)
+    bank.write(torch.tensor([0, 1]), torch.zeros(2, 2), torch.ones(2, 1))
+    before = bank.snapshot()
+    logits, features = torch.full((4, 2), 2.0), torch.full((4, 1), 3.0)
+    logits[:, 1] = 0
+    (logits if bad == "logits" else features)[[0, 2, 3], 0] = torch.tensor([torch.nan, torch.inf, -torch.nan])
+    bank.write(torch.tensor([0, 1, 2, 1]), logits, features)  # image 1 comes twice, well and badly
+    after = bank.snapshot()
+    for name in before:
+        assert torch.equal(after[name][[0, 2, 3]], before[name][[0, 2, 3]])
+    torch.testing.assert_close(after["probability"][1], (torch.tensor([2.0, 0.0]).softmax(0) + 0.5) / 2)
+    assert after["feature"].flatten().tolist() == [1, 3, 0, 0] and after["seen"].tolist() == [True, True, False, False]
+    bank.write(torch.tensor([2]), torch.tensor([[-torch.inf, 0.0]]), torch.ones(1, 1))  # a class that cannot be
+    assert bank.probability[2].tolist() == [0, 1] and bank.seen[2]
+
+
+def test_neighbours_apart_leave_frozen_modules_frozen(faces):
+    made, tables = recipe(faces, neighbor_pass="separate")
+    made.model.trunk.bn1.eval()
+    before = made.model.trunk.bn1.running_mean.clone()
+    batch = groups_of(faces, tables, torch.arange(8))
+    for _ in range(2):
+        made.batch_loss(images_of(batch), batch)
+    assert [name for name, module in made.model.named_modules() if not module.training] == ["trunk.bn1"]
+    assert torch.equal(made.model.trunk.bn1.running_mean, before)
+
+
 @pytest.mark.parametrize("neighbor_pass", ["joint", "separate", "bank"])
 def test_missing_neighbours_take_no_part(faces, neighbor_pass):
     made = attached(LDLALSG(CLASSES, neighbors=2, neighbor_pass=neighbor_pass, lam=1.0))

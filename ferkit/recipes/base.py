@@ -46,6 +46,8 @@ class Recipe(lightning.LightningModule):
         seed: of the augmentation.
     """
 
+    target_eps = 0.0  # of ``distribution_cross_entropy``
+
     def __init__(
         self,
         num_classes: int,
@@ -161,9 +163,12 @@ class Recipe(lightning.LightningModule):
 
 
 def distribution_cross_entropy(
-    logits: Tensor, target: Tensor, labels: Tensor, class_weight: Tensor | None = None
+    logits: Tensor, target: Tensor, labels: Tensor, class_weight: Tensor | None = None, eps: float = 0.0
 ) -> Tensor:
-    """Mean over the labelled samples of the cross-entropy with distributions that may get a gradient (LDLVA)."""
+    """Mean over the labelled samples of the cross-entropy with distributions that may get a gradient (LDLVA).
+
+    Class weights do not enter the divisor; ``eps`` is added to the probabilities inside their logarithm.
+    """
     return functional.label_distribution_loss(
-        logits, target, labels, divergence="cross-entropy", divisor="samples", class_weight=class_weight
+        logits, target, labels, divergence="cross-entropy", divisor="samples", class_weight=class_weight, eps=eps
     )

@@ -39,6 +39,6 @@ class CrossEntropy(Recipe):
         smoothing = self.label_smoothing
         if target is not None:
             target = (1 - smoothing) * target + smoothing / self.num_classes
-            return {"loss": distribution_cross_entropy(output.logits, target, labels, class_weight)}
+            return {"loss": distribution_cross_entropy(output.logits, target, labels, class_weight, self.target_eps)}
         total = F.cross_entropy(output.logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
         return {"loss": total / (labels >= 0).sum().clamp_min(1)}  # 0, not NaN, where nothing is labelled

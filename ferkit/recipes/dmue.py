@@ -154,7 +154,7 @@ class DMUE(Recipe):
             losses = {"wce": functional.weighted_logit_cross_entropy(output.logits, confidence, labels)}
         else:
             scaled = confidence[:, None] * output.logits
-            losses = {"wce": distribution_cross_entropy(scaled, target, labels, class_weight)}
+            losses = {"wce": distribution_cross_entropy(scaled, target, labels, class_weight, self.target_eps)}
         total = losses["wce"]
         if self.use_distribution:
             losses["soft"] = functional.latent_distribution_loss(

@@ -43,6 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+RELEASED_EPS = 1e-10  # added to the probabilities inside the logarithm, with the published preset
+
 
 class AffectTargets(NeighborRecipe):
     r"""Targets from neighbours for any classification loss: :math:`L_{cls}(d) + \gamma L_D`.
@@ -54,7 +56,8 @@ class AffectTargets(NeighborRecipe):
 
     Args:
         num_classes: C.
-        preset: ``"scratch"`` or ``"published"``: what the arguments left at None mean.
+        preset: ``"scratch"`` or ``"published"``: what the arguments left at None mean, and whether the cross-entropy
+            with the targets has the exact logarithm or the released log(p + 1e-10).
         neighbors: K of each image.
         neighbor_pass: ``"train"`` (released), ``"joint"``, ``"separate"`` or ``"bank"``, see :class:`NeighborRecipe`.
         bank_momentum: of the bank's predictions.
@@ -117,6 +120,7 @@ class AffectTargets(NeighborRecipe):
         self.certainty_init, self.certainty_lr = chosen["certainty_init"], chosen["certainty_lr"]
         self.certainty_momentum, self.certainty_warmup = certainty_momentum, chosen["certainty_warmup"]
         self.detach_target, self.class_weights, self.discriminative = detach_target, class_weights, discriminative
+        self.target_eps = RELEASED_EPS if preset == "published" else 0.0
         width = self.model.target_classifier.in_features
         self.calibration = AdaptiveSimilarity(width) if adaptive else None
         self.centers = UncertaintyCenterLoss(num_classes, width)

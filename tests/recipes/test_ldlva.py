@@ -56,16 +56,15 @@ def test_golden_loss_and_all_its_gradients(golden):
     made, batch = golden_recipe(data)
     size = len(data["labels"])
     loss = made.batch_loss(numbered(batch["index"]), batch)["loss"]
-    # The released logarithm has 1e-10 added to the probability.
-    torch.testing.assert_close(loss, data["loss"], rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(loss, data["loss"], rtol=1e-12, atol=1e-12)
     loss.backward()
-    torch.testing.assert_close(made.model.logits.grad[:size], data["grad_center_logits"], rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(made.calibration.values.grad, data["grad_calibration"], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(made.model.logits.grad[:size], data["grad_center_logits"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(made.calibration.values.grad, data["grad_calibration"], rtol=1e-9, atol=1e-9)
     assert made.model.logits.grad[size:].eq(0).all(), "neighbours are constants"
     before = made.certainty.logit.detach().clone()
     made.apply_updates()
     moved = made.certainty.logit.detach() - before
-    torch.testing.assert_close(moved[:size], -10.0 * data["grad_lambda_hat"].flatten(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(moved[:size], -10.0 * data["grad_lambda_hat"].flatten(), rtol=1e-9, atol=1e-9)
     assert moved[size:].eq(0).all() and made.certainty.logit.grad is None
 
 
@@ -77,7 +76,21 @@ def test_constant_target_still_learns_certainties(golden):
     before = made.certainty.logit.detach().clone()
     made.apply_updates()
     moved = (made.certainty.logit.detach() - before)[: len(data["labels"])]
-    torch.testing.assert_close(moved, -10.0 * data["grad_lambda_hat"].flatten(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(moved, -10.0 * data["grad_lambda_hat"].flatten(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [LDLVA, AffectDMUE])
+def test_logarithm_is_the_released_one_with_the_published_preset_alone(faces, kind):
+    for preset, eps in (("published", 1e-10), ("scratch", 0.0)):
+        made, _ = recipe(faces, kind, preset=preset)
+        output = made.model(images_of(faces))
+        labels, target = faces["label"], F.one_hot(faces["label"].roll(1), CLASSES).float()
+        output = output._replace(logits=40 * torch.randn(FACES, CLASSES, generator=torch.Generator().manual_seed(3)))
+        losses = made.classification_loss(output, labels, target, torch.tensor([0.5, 1.0, 2.0]))
+        p = output.logits.double().softmax(1)  # DMUE is in its warm-up: confidence 1
+        each = -(target * (p + eps).log()).sum(1) * torch.tensor([0.5, 1.0, 2.0])[labels]
+        found = losses["loss" if kind is LDLVA else "wce"].double()
+        torch.testing.assert_close(found, each.mean(), rtol=1e-5, atol=1e-5)
 
 
 def test_affinity_is_of_l1_distances_whatever_found_the_neighbours(faces):

@@ -130,12 +130,12 @@ def _search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """All rows, cell by cell: what they visit is in the cache."""
     ids, near = np.empty((rows.count, k), np.int64), np.empty((rows.count, k))
-    alone = Crew(1, None)
+    crew = Crew(1, None) if isinstance(file, CellScan) else scan.crew
 
     def work(stretch: tuple[int, int]) -> None:
         block = scan.order[stretch[0] : stretch[1]]
         found = file.candidates(scan.points[stretch[0] : stretch[1]], scan.cells[block], spares, nprobe)
-        ids[block], near[block] = _rerank.first(found, _rerank.direct(rows, block, found, alone, max_bytes), k)
+        ids[block], near[block] = _rerank.first(found, _rerank.direct(rows, block, found, crew, max_bytes), k)
 
     parts = scan.stretches()
     together = [parts[start : start + 4 * scan.crew.count] for start in range(0, len(parts), 4 * scan.crew.count)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from ferkit.checks import check_number
 from ferkit.data import FaceDataset, SyntheticFaces
 from ferkit.graph import KNNGraph, knn_graph
+from ferkit.graph.fingerprint import ids_sha256
 from ferkit.graph.spaces import describe_points
 from ferkit.tasks._graph_points import check_space, dataset_ids, read_rows, space_points
 from ferkit.tasks.data import DataOptions
@@ -50,8 +51,9 @@ def training_graph(
         space: see ``space_points``; with ``path`` also "features".
         k: neighbours a row.
         path: a graph written by ``ferkit graph build``; it must have been built for these images, in this space.
-        cache: folder for the built graph, ``<name>.<space>.knn``; by default the one of the manifest's file, for other
-            data none. A graph there that no longer fits is built again, with a message.
+        cache: folder for the built graph, ``<name>.<space>.<digest of the ids>.knn``: folds and subsets each have
+            their own; by default the folder of the manifest's file, for other data none. A graph there that no longer
+            fits is built again, with a message.
         metric: "l2", or "l1" for a laplacian affinity.
         progress: show progress.
 
@@ -65,7 +67,7 @@ def training_graph(
         return _loaded(path, dataset, ids, space, k)
     check_space(space)
     points, _ = space_points(dataset, space)
-    target = _cache_path(dataset, space, metric, cache)
+    target = _cache_path(dataset, ids, space, metric, cache)
     if target is not None and target.is_file():
         try:
             graph = KNNGraph.load(target, points, ids)
@@ -272,7 +274,11 @@ def _loaded(path: str | os.PathLike[str], dataset: Any, ids: list[str], space: s
 
 
 def _cache_path(
-    dataset: FaceDataset | SyntheticFaces, space: str, metric: str, cache: str | os.PathLike[str] | None
+    dataset: FaceDataset | SyntheticFaces,
+    ids: list[str],
+    space: str,
+    metric: str,
+    cache: str | os.PathLike[str] | None,
 ) -> Path | None:
     source = Path(dataset.manifest.source) if isinstance(dataset, FaceDataset) else None
     if cache is None and (source is None or not source.is_file()):
@@ -280,4 +286,4 @@ def _cache_path(
     folder = Path(cache) if cache is not None else Path(str(source)).parent
     name = "synthetic" if source is None else source.stem
     suffix = re.sub(r"[^\w.-]+", "-", space) + ("" if metric == "l2" else f".{metric}")
-    return folder / f"{name}.{suffix}.knn"
+    return folder / f"{name}.{suffix}.{ids_sha256(ids)[:12]}.knn"

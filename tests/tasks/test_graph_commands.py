@@ -1,6 +1,7 @@
 """``ferkit graph`` and the graphs that training asks for, on real files."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,30 +177,42 @@ def test_training_graph_is_cached_beside_the_manifest_and_rebuilt_when_stale(fil
     folder, units, affect = files
     data = dataset(folder)
     graph = training_graph(data, "au", 3)
-    path = folder / "faces.au.knn"
+    (path,) = folder.glob("faces.au.*.knn")
     assert torch.equal(graph.indices, knn_graph(units, 3).indices) and path.is_file()
     stamp = path.stat().st_mtime_ns
     assert torch.equal(training_graph(data, "au", 2).indices, graph.indices[:, :2])
     assert path.stat().st_mtime_ns == stamp and capsys.readouterr().err == ""
     assert training_graph(data, "au", 5).k == 5 and "is built again: it has k=3" in capsys.readouterr().err
-    half = training_graph(data.subset(range(6)), "au", 3)
-    assert half.n == 6 and "is built again" in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:200])
     assert training_graph(data, "au", 3).n == 12 and "not whole" in capsys.readouterr().err
     near = training_graph(data, "va", 3, metric="l1")
-    assert (folder / "faces.va.l1.knn").is_file() and near.metric == "l1"
+    assert len(list(folder.glob("faces.va.l1.*.knn"))) == 1 and near.metric == "l1"
     expected = (affect[near.indices] - affect[:, None]).abs().sum(2)
     assert torch.allclose(near.affinity(0.5, "laplacian"), torch.exp(-expected / 0.5))
+
+
+def test_folds_and_subsets_keep_graphs_of_their_own(files, capsys):
+    folder, _, _ = files
+    data = dataset(folder)
+    folds = [data.subset(range(6)), data.subset(range(6, 12)), data]
+    built = [training_graph(fold, "au", 3) for fold in folds]
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("faces.au.*.knn")}
+    assert len(stamps) == 3
+    for fold, graph in zip(folds, built):
+        assert torch.equal(training_graph(fold, "au", 3).indices, graph.indices)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.knn")} == stamps
+    assert capsys.readouterr().err == ""
 
 
 def test_training_graph_of_rendered_faces(tmp_path, capsys):
     faces = SyntheticFaces(30, size=32)
     assert training_graph(faces, "va", 4).n == 30
     training_graph(faces, "va", 4, cache=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["synthetic.va.knn"]
+    (kept,) = tmp_path.iterdir()
+    assert re.fullmatch(r"synthetic\.va\.[0-9a-f]{12}\.knn", kept.name)
     other = SyntheticFaces(30, size=32, seed=1)
     with pytest.raises(ValueError, match="ids: as many, but not the same ones"):
-        training_graph(other, "va", 4, path=tmp_path / "synthetic.va.knn")
+        training_graph(other, "va", 4, path=kept)
     assert training_graph(faces, "va", 4, cache=tmp_path / "none").n == 30  # not kept, and said so
     assert "is not kept" in capsys.readouterr().err
     with pytest.raises(TypeError, match="expected a FaceDataset or SyntheticFaces, got list"):

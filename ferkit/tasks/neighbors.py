@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ferkit.data import FaceDataset
+from ferkit.functional import neighbor_distances
 from ferkit.graph import KNNGraph
 from ferkit.recipes.neighbors import NeighborRecipe
 from ferkit.samplers import NeighborGroupBatchSampler
@@ -18,6 +20,8 @@ from ferkit.tasks.graph import dataset_ids, space_points, training_graph
 from ferkit.tasks.run import Run
 
 __all__ = ["GraphOptions", "Neighborhood", "attach_graphs", "fingerprint"]
+
+TOLERANCE = 1e-3  # of the largest distance: rounding of the columns, and no other faces
 
 
 @dataclass
@@ -76,7 +80,8 @@ def attach_graphs(
     """Read or build the recipe's graphs of the training set, and give them to it; nothing is written to ``run``.
 
     Raises:
-        ValueError: for a graph of other images, or one whose fingerprint is not the expected one.
+        ValueError: for a graph of other images, one whose fingerprint is not the expected one, or one of other rows
+            than the data's own columns where the recipe's affinity is computed from these.
     """
     given = options.graph or {}
     spaces = list(given) or options.spaces or list(recipe.spaces)
@@ -85,7 +90,7 @@ def attach_graphs(
     for space in spaces:
         graphs[space] = _graph(dataset, space, recipe.neighbors, given.get(space), run, progress)
         if recipe.needs_points(graphs[space]):
-            points[space] = space_points(dataset, space)[0]
+            points[space] = _rows(dataset, space, graphs[space])
     found = {space: fingerprint(graph, recipe.neighbors) for space, graph in graphs.items()}
     for space, wanted in (options.graph_fingerprints or {}).items():
         if found.get(space) != wanted:
@@ -104,6 +109,36 @@ def _graph(dataset: Any, space: str, neighbors: int, path: str | None, run: Run,
         except (ValueError, OSError):
             pass  # built again; a resumed run compares the fingerprint
     return training_graph(dataset, space, neighbors, path=path, progress=progress)
+
+
+def _rows(dataset: Any, space: str, graph: KNNGraph) -> Tensor:
+    """The data's own columns, if they are the rows that the graph was built from: ids alone do not say that."""
+    try:
+        points = space_points(dataset, space, graph.meta.get("align", "none"))[0]
+        if graph.metric == "l2":
+            _check_distances(points, graph)
+        else:
+            graph.check(points)
+    except ValueError as error:
+        raise ValueError(
+            f"graph: the affinity in {space!r} is computed from the rows that the graph was built from, and the data's "
+            f"columns are not they ({error}): build the graph with --metric l1, whose own distances carry the affinity"
+        ) from error
+    return points
+
+
+def _check_distances(points: Tensor, graph: KNNGraph) -> None:
+    """The rows have the distances that the graph holds, within what matters to no affinity.
+
+    Unlike a fingerprint this allows for another dtype, and for other values of rows without neighbours.
+    """
+    found = neighbor_distances(points.double(), graph.indices, "l2")[graph.valid].sqrt()
+    held = graph.distances[graph.valid].double().sqrt()
+    wrong = ~((found - held).abs() <= TOLERANCE * held.amax()) if len(held) else torch.zeros(0, dtype=torch.bool)
+    if bool(wrong.any()):
+        place = int(wrong.nonzero()[0])
+        row = int(graph.valid.nonzero()[place, 0])
+        raise ValueError(f"row {row}: expected a neighbour at distance {held[place]:.4g}, got {found[place]:.4g}")
 
 
 def fingerprint(graph: KNNGraph, neighbors: int) -> str:

@@ -40,7 +40,7 @@ class FitOptions:
         min_per_class: images of every class in every batch.
         sampler: "coverage" (every class in every batch, rare ones repeated) or "shuffle" (each image once an epoch).
         seed: of weights, order, augmentation and flipped labels.
-        out: the run folder; by default runs/<method>-<data>-seed<seed>.
+        out: the run folder; by default runs/<method>-<data>-seed<seed>, with -fold<fold> where one is given.
         resume: continue the run in ``out`` from its last checkpoint.
         accelerator: Lightning's: auto, cpu, gpu.
         precision: Lightning's: 32-true, bf16-mixed, 16-mixed.
@@ -86,7 +86,7 @@ def train(
     Everything that can be wrong with the request is found before the folder is made.
     """
     check_choice(method, "method", tuple(METHODS))
-    run = Run(Path(fit.out or f"runs/{method}-{data.data}-seed{fit.seed}"))
+    run = Run(Path(fit.out or default_folder(method, data, fit)))
     training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
     validation = build_dataset(data, "validation", seed=fit.seed, classes=training.classes, progress=fit.progress)
     lightning.seed_everything(fit.seed, verbose=False)
@@ -113,6 +113,11 @@ def train(
     resume_from = None if checkpoint is None else str(checkpoint)
     trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)
     return finish(run, recipe, training, validation, table)
+
+
+def default_folder(method: str, data: DataOptions, fit: FitOptions) -> str:
+    """Where a run goes that is given no place: another for each method, data, seed and fold."""
+    return f"runs/{method}-{data.data}-seed{fit.seed}" + ("" if data.fold is None else f"-fold{data.fold}")
 
 
 def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:

@@ -11,11 +11,14 @@ import yaml
 from PIL import Image
 
 from ferkit.cli import main
-from ferkit.graph import KNNGraph
+from ferkit.graph import KNNGraph, knn_graph
 from ferkit.recipes import LDLALSG, LDLVA
 from ferkit.tasks import DataOptions
-from ferkit.tasks.graph import build_graph
+from ferkit.tasks.data import build_dataset
+from ferkit.tasks.graph import build_graph, space_points
+from ferkit.tasks.neighbors import GraphOptions, attach_graphs
 from ferkit.tasks.run import METHODS, Run, load_recipe
+from ferkit.tasks.training import FitOptions, default_folder
 
 COMMON = "--progress false --accelerator cpu --epochs 2 --noise 0.3 --seed 1"
 SMALL = f"--train-images 42 --validation-images 12 --size 24 --batch-size 14 {COMMON}"
@@ -190,9 +193,56 @@ def test_graphs_of_a_manifest_are_kept_beside_it(manifest, tmp_path):
     assert configs[0] == configs[1] and configs[0]["spaces"] == ["va"]
 
 
+def test_affinity_of_other_rows_than_the_graphs_is_refused(manifest, tmp_path, capsys):
+    words = ("train ldlva", MANIFEST, "--accelerator cpu", "--root", manifest)
+    lines = [line.split(",") for line in manifest.read_text().splitlines()]
+    detector = tmp_path / "detector.csv"  # of the same images, with other valences
+    rows = [[name, str(round(0.5 * float(v) + 0.1, 3)), a] for name, _, _, v, a in lines[1:]]
+    detector.write_text("\n".join(",".join(row) for row in [["image", "valence", "arousal"], *rows]))
+    build = "graph build --space va -k 3 --progress false --data manifest --classes [happy,sad] --size 24"
+    for metric in ("l2", "l1"):
+        where = ("--root", manifest, "--metric", metric)
+        assert ferkit(build, *where, "--table", detector, "--out", tmp_path / f"{metric}.knn") == 0
+    capsys.readouterr()
+    assert ferkit(*words, "--graph", f"va={tmp_path / 'l2.knn'}", "--out", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "expected a neighbour at distance" in error and "--metric l1" in error and not (tmp_path / "run").exists()
+    assert ferkit(*words, "--graph", f"va={tmp_path / 'l1.knn'}", "--out", tmp_path / "l1") == 0
+    # Without columns of its own the data can only be told the same: a graph of l1 carries its affinity.
+    manifest.write_text("\n".join(",".join(cells[:3]) for cells in lines))
+    assert ferkit(*words, "--graph", f"va={tmp_path / 'l2.knn'}", "--out", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "'va' needs the columns valence and arousal" in error and "--metric l1" in error
+    assert ferkit(*words, "--graph", f"va={tmp_path / 'l1.knn'}", "--out", tmp_path / "bare") == 0
+    assert (tmp_path / "bare" / "metrics.csv").read_text() == (tmp_path / "l1" / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_a_graph_may_have_gaps_and_another_dtype(manifest, tmp_path, dtype):
+    """A face without valence has no neighbours; a detector's table may have been read in another precision."""
+    lines = manifest.read_text().splitlines()
+    lines[3] = lines[3].rsplit(",", 2)[0] + ",,"
+    manifest.write_text("\n".join(lines) + "\n")
+    data = build_dataset(DataOptions("manifest", str(manifest), classes=["happy", "sad"], size=24), "train")
+    points, ids = space_points(data, "va")
+    path = tmp_path / "given.knn"
+    knn_graph(points.numpy().astype(dtype), 3, nonfinite="isolate", ids=ids).save(path)
+    for given in ({"va": str(path)}, None):
+        recipe = LDLVA(2, neighbors=3)
+        made = attach_graphs(recipe, data, GraphOptions(graph=given), Run(tmp_path / "run"))
+        indices, weights = made.tables["va"]
+        assert indices[2].tolist() == [-1, -1, -1] and weights[2].eq(0).all() and weights[:2].gt(0).all()
+
+
 def test_columns_that_are_not_there(manifest, tmp_path, capsys):
     assert ferkit("train ldl-alsg", MANIFEST, "--root", manifest, "--out", tmp_path / "run") == 2
     assert "'au' needs the columns" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_default_run_folder_names_the_fold(manifest):
+    data = DataOptions("manifest", str(manifest), folds=3, fold=1)
+    assert default_folder("ce", data, FitOptions(seed=4)) == "runs/ce-manifest-seed4-fold1"
+    assert default_folder("ce", replace(data, folds=None, fold=None), FitOptions()) == "runs/ce-manifest-seed0"
 
 
 def test_help_explains_the_options(capsys):

@@ -248,3 +248,17 @@ def test_frames_without_a_number_are_refused(tmp_path):
     film = write(tmp_path / "film.csv", header, [["f.mp4", 1.5, 0.9, 0.1], ["f.mp4", 2, 0.9, 0.1]])
     with pytest.raises(ValueError, match=r"film\.csv: row 2, column 'frame': expected a whole number, got 1\.5"):
         pyfeat(film)
+
+
+@pytest.mark.parametrize("second", ["AU12_r", " AU12_r"])
+def test_column_that_is_there_twice(tmp_path, second):
+    path = write(tmp_path / "a.csv", ["image", "AU01_r", "AU12_r", second, "pose", "pose"], [["a.png", 1, 2, 3, 4, 5]])
+    with pytest.raises(ValueError, match=r"a.csv: row 1: expected every column once, got more than one AU12_r"):
+        read_table(path, "au")
+    with pytest.raises(ValueError, match="more than one AU12_r"):
+        read_table(path, "columns", ["AU01_r", "AU12_r"])
+    once = read_table(path, "columns", ["AU01_r"])  # what is not asked for may be there as often as it likes
+    assert once.values.tolist() == [[1.0]]
+    path = write(tmp_path / "b.csv", ["image", "image", "AU01_r"], [["a.png", "b.png", 1]])
+    with pytest.raises(ValueError, match="more than one image"):
+        read_table(path, "au")

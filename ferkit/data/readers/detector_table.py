@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,8 @@ def read_frame(
 ) -> tuple[Any, tuple[str, ...]]:
     """The columns of a CSV file for which ``wanted`` holds (pandas), and all its headers without their blanks.
 
-    The column ``names`` and the usual columns of image names are text.
+    The column ``names`` and the usual columns of image names are text. ValueError for a wanted column that is there
+    twice: which of the two is meant cannot be told.
     """
     try:
         import pandas
@@ -83,11 +85,17 @@ def read_frame(
     try:
         raw = [str(name) for name in pandas.read_csv(path, nrows=0, **options).columns]
         header = tuple(name.strip() for name in raw)
+        # as they are written: pandas makes a second "a" an "a.1"
+        written = pandas.read_csv(path, nrows=1, header=None, dtype=str, keep_default_na=False, **options).iloc[0]
         # names as they are written: 00012 is not 12
         options["dtype"] = {name: str for name in raw if name.strip() in (*NAME_COLUMNS, names)}
         data = pandas.read_csv(path, usecols=lambda name: wanted(name.strip()), low_memory=False, **options)
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV table ({error})") from error
+    counts = Counter(str(name).strip() for name in written)
+    doubled = [name for name, count in counts.items() if count > 1 and wanted(name)]
+    if doubled:
+        raise ValueError(f"{path}: row 1: expected every column once, got more than one {', '.join(doubled)}")
     data.columns = [str(name).strip() for name in data.columns]
     return data, header
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 STEP = 20000
+PART, FIRST_SEED = 30000, 500  # of SyntheticFaces: faces a set, and the first set's seed
 
 
 def _copied(points: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
@@ -48,15 +52,21 @@ def affect(rows: int, seed: int = 0) -> np.ndarray:
     return points
 
 
-def faces(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Columns as the detector of SyntheticFaces reports them (no image is drawn): about a minute per 100,000."""
+def faces(rows: int) -> dict[str, np.ndarray]:
+    """Columns as the detector of SyntheticFaces reports them (no image is drawn): 40 s of one core per 30,000."""
+    parts = [(min(PART, rows - start), FIRST_SEED + start // PART) for start in range(0, rows, PART)]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        drawn = list(pool.map(_detected, parts))
+    units, points = (np.concatenate([part[column] for part in drawn]) for column in (0, 1))
+    return {"faces-au": units, "faces-landmarks": points}
+
+
+def _detected(part: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     from ferkit.data import SyntheticFaces
 
-    drawn = SyntheticFaces(rows, 64, seed)
-    return {
-        "faces-au": np.round(drawn.action_units.numpy(), 2).astype(np.float32),
-        "faces-landmarks": np.round(drawn.landmarks.numpy().reshape(rows, -1), 1).astype(np.float32),
-    }
+    drawn = SyntheticFaces(part[0], 48, part[1])
+    points = drawn.landmarks.numpy().reshape(part[0], -1)
+    return np.round(drawn.action_units.numpy(), 2).astype(np.float32), np.round(points, 1).astype(np.float32)
 
 
 MAKERS = {"au": action_units, "landmarks": landmarks, "va": affect}

@@ -1,7 +1,7 @@
 // The factored form: A_t - A_i = X Z^T with X = [U_t - U_i, U_i], Z = [F_t, F_t - F_i], so that
 // |M (A_t - A_i)|^2 = <X^T M X, Z^T M Z>. Linear in N; in double throughout, because X and Z cancel where branches agree
-// only up to scale or rotation. Rows come in chunks that stay in cache, chunks in fixed groups (same bits at any number
-// of threads).
+// only up to rotation, and with branches brought to the target's length, lest U_i F_t outgrow A. Rows come in chunks that
+// stay in cache, chunks in fixed groups (same bits at any number of threads).
 #include "similarity_preserving_rows.h"
 
 namespace ferkit::sp {
@@ -102,7 +102,8 @@ struct Layout {
 template <typename T>
 Pair<T> pair_of(const Problem& p, const Layout& l, const T* target, const T* branches, int64_t i) {
   return {p.target_width, p.branch_width, l.wide, target, branches + i * p.size * p.branch_width,
-          p.weight.data() + i * p.size, l.inv(true, i), l.inv(false, i)};
+          p.weight.data() + i * p.size, l.inv(true, i), l.inv(false, i),
+          length_ratio(l.wide, l.block(true, i), l.block(false, i))};
 }
 
 }  // namespace
@@ -130,8 +131,8 @@ void factored_forward(const Problem& p, const T* target, const T* branches, doub
   for (int64_t i = 0; i < p.branches; ++i) {
     const double* inner = p.subset ? p.weight.data() + i * p.size : nullptr;
     if (i == 0 || p.subset) normalise(target, p.target_width, inner, l.block(true, i), l.inv(true, i));
+    normalise(branches + i * p.size * p.branch_width, p.branch_width, inner, l.block(false, i), l.inv(false, i));
     const Pair<T> pair = pair_of<T>(p, l, target, branches, i);
-    normalise(pair.branch, p.branch_width, inner, l.block(false, i), l.inv(false, i));
     std::fill(partial.begin(), partial.end(), 0.0);
     by_group(p.size, 4 * kChunk * wide, [&](int64_t g, int64_t b, int64_t e, double* room) {
       double* to = partial.data() + g * 8 * square;

@@ -80,7 +80,16 @@ struct Pair {  // one branch against the target
   int64_t target_width, branch_width, wide;
   const T *target, *branch;
   const double *weight, *inv_target, *inv_branch;
+  double ratio;  // the branch's features times this are as long as the target's; A does not know the difference
 };
+
+// A power of two, so that scaling rounds nothing.
+FERKIT_INLINE double length_ratio(int64_t wide, const double* target_block, const double* branch_block) {
+  double target = 0, branch = 0;
+  for (int64_t d = 0; d < wide; ++d) target += target_block[d * wide + d], branch += branch_block[d * wide + d];
+  const double power = std::round((std::log2(target) - std::log2(branch)) / 2);
+  return std::fabs(power) <= 200 ? std::exp2(power) : 1;  // 1 for zero, infinite and NaN features too
+}
 
 // Rows of sqrt(M) X and sqrt(M) Z, each (used, 2 W).
 template <typename T>
@@ -93,8 +102,8 @@ FERKIT_INLINE void read_pair(const Pair<T>& p, const int64_t* rows, int64_t used
     read_row<T>(p.branch + n * p.branch_width, p.branch_width, wide, zr + wide);
     const double root = std::sqrt(p.weight[n]);
     for (int64_t d = 0; d < wide; ++d) {
-      const double t = zr[d] * root, b = zr[wide + d] * root;
-      const double ut = t * p.inv_target[n], ub = b * p.inv_branch[n];
+      const double t = zr[d] * root, b = zr[wide + d] * (root * p.ratio);
+      const double ut = t * p.inv_target[n], ub = b * (p.inv_branch[n] / (p.ratio * p.ratio));
       xr[d] = ut - ub, xr[wide + d] = ub;
       zr[d] = t, zr[wide + d] = t - b;
     }
@@ -135,7 +144,7 @@ FERKIT_INLINE void pair_pull(
     for (int64_t r = 0; r < used; ++r) {
       const int64_t m = rows[r];
       const double root = std::sqrt(p.weight[m]), pull = 2 * scale * root;
-      const double it = p.inv_target[m], ib = p.inv_branch[m];
+      const double it = p.inv_target[m], ib = p.inv_branch[m] / p.ratio, straight = pull * p.ratio;
       const double *dxr = dx + r * 2 * wide, *dzr = dz + r * 2 * wide, *zr = z + r * 2 * wide;
       double *dt = to.direct_target + m * wide, *db = to.direct_branch + m * wide;
       Vec<double> at = {}, ab = {};
@@ -148,11 +157,11 @@ FERKIT_INLINE void pair_pull(
         const Vec<double> du = x0 * pull, dv = (x1 - x0) * pull;
         at += du * t, ab += dv * (t - q);
         store<double>(dt + d, target + (z0 + z1) * pull + du * it);
-        branch = dv * ib - z1 * pull;
+        branch = dv * ib - z1 * straight;
         store<double>(db + d, branch);
       }
       to.along_target[m] += sum_lanes<double>(at) / root;
-      to.along_branch[m] = sum_lanes<double>(ab) / root;
+      to.along_branch[m] = sum_lanes<double>(ab) / (root * p.ratio * p.ratio);
     }
   }
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
@@ -126,8 +126,22 @@ def test_backward_without_the_state(backend):
                 assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("length", [1e-6, 1e-3, 1e3, 1e6])
+@pytest.mark.parametrize("normalize", NORMS)
+def test_branches_of_any_length(backend, normalize, length):
+    target, auxiliary, mask = problem(9, 5, 3, 2, seed=4)
+    runs = []
+    for form in FORMS:
+        inputs = target.clone().requires_grad_(), (length * auxiliary).requires_grad_()
+        value = similarity_preserving(*inputs, mask, normalize, form)
+        value.sum().backward()
+        runs.append((value.detach(), inputs[0].grad, length * inputs[1].grad))
+    torch.testing.assert_close(*runs, atol=1e-13, rtol=1e-9)
+
+
 @QUICK
 @given(st.integers(1, 25), st.integers(1, 6), st.integers(1, 6), st.sampled_from(NORMS), st.integers(0, 10**6))
+@example(1, 3, 1, "batch", 3)  # two rows of one number each, one 17 times the other
 def test_promises(backend, size, target_width, branch_width, normalize, seed):
     target, auxiliary, mask = problem(size, target_width, branch_width, 2, seed)
     gram, factored = (similarity_preserving(target, auxiliary, mask, normalize, form) for form in FORMS)

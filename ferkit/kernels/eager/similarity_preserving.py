@@ -103,9 +103,17 @@ def _factors(target: Tensor, rows: Tensor, inner: Tensor):  # type: ignore[no-un
     block_t, block = (part.t() @ (inner[:, None] * part) for part in (target, rows))
     inv_t = _inverse_root(((target @ block_t) * target).sum(1))
     inv = _inverse_root(((rows @ block) * rows).sum(1))
-    unit_t, unit = target * inv_t[:, None], rows * inv[:, None]
-    x, z = torch.cat([unit_t - unit, unit], 1), torch.cat([target, target - rows], 1)
-    return target, rows, block_t, block, inv_t, inv, x, z
+    ratio = _length_ratio(block_t, block)
+    unit_t, unit = target * inv_t[:, None], rows * (inv / ratio)[:, None]
+    x, z = torch.cat([unit_t - unit, unit], 1), torch.cat([target, target - rows * ratio], 1)
+    return target, rows, block_t, block, inv_t, inv, ratio, x, z
+
+
+@torch.no_grad()
+def _length_ratio(block_t: Tensor, block: Tensor) -> Tensor:
+    """A power of two that makes the branch as long as the target: A does not know the difference, rounding does."""
+    power = ((block_t.trace().log2() - block.trace().log2()) / 2).round()
+    return torch.where(power.abs() <= 200, power.exp2(), 1)  # 1 for zero, infinite and NaN features too
 
 
 def _factored_value(target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
@@ -115,7 +123,7 @@ def _factored_value(target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor)
 
 
 def _factored_pull(scale: Tensor, target: Tensor, rows: Tensor, weight: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
-    wide_t, wide, block_t, block, inv_t, inv, x, z = _factors(target, rows, inner)
+    wide_t, wide, block_t, block, inv_t, inv, ratio, x, z = _factors(target, rows, inner)
     width = wide.shape[1]
     d_x = 2 * scale * (weight[:, None] * x) @ (z.t() @ (weight[:, None] * z))
     d_z = 2 * scale * (weight[:, None] * z) @ (x.t() @ (weight[:, None] * x))
@@ -126,7 +134,7 @@ def _factored_pull(scale: Tensor, target: Tensor, rows: Tensor, weight: Tensor, 
         through = 2 * d_square[:, None] * (features @ block) + 2 * inner[:, None] * (features @ d_block)
         return d_direct + inv[:, None] * d_unit + through
 
-    d_unit_t, d_unit = d_x[:, :width], d_x[:, width:] - d_x[:, :width]
+    d_unit_t, d_unit = d_x[:, :width], (d_x[:, width:] - d_x[:, :width]) / ratio
     d_t = chain(d_unit_t, d_z[:, :width] + d_z[:, width:], wide_t, block_t, inv_t)
-    d_r = chain(d_unit, -d_z[:, width:], wide, block, inv)
+    d_r = chain(d_unit, -ratio * d_z[:, width:], wide, block, inv)
     return d_t[:, : target.shape[1]], d_r[:, : rows.shape[1]]

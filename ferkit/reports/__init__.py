@@ -12,6 +12,7 @@ if not _found:
 from ferkit.reports._files import replacing, save_figure, write_json, write_text
 from ferkit.reports.confusion import plot_confusion
 from ferkit.reports.curves import plot_curves
+from ferkit.reports.decoder import decoder_sheet
 from ferkit.reports.distributions import plot_distributions
 from ferkit.reports.dmue import dmue_sheet
 from ferkit.reports.faces import face_sheet
@@ -20,6 +21,7 @@ from ferkit.reports.tables import comparison_table
 
 __all__ = [
     "comparison_table",
+    "decoder_sheet",
     "dmue_sheet",
     "face_sheet",
     "neighbor_sheet",

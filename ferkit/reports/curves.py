@@ -14,7 +14,8 @@ from ferkit.reports._style import BLUE, LIGHT, RED, clean, new_figure, note_empt
 __all__ = ["plot_curves", "read_curves"]
 
 SHARES = ("accuracy", "acc", "auc", "f1")
-STYLES = {"train": ("training", BLUE, "o", "-"), "val": ("validation", RED, "s", "--")}
+STYLES = {"train_{}": ("training", BLUE, "o", "-"), "val_{}": ("validation", RED, "s", "--")}
+GAME = {"train_discriminator": ("discriminator", BLUE, "o", "-"), "train_generator": ("generator", RED, "s", "--")}
 
 
 def read_curves(metrics_csv: str | os.PathLike[str]) -> dict[str, dict[int, float]]:
@@ -50,12 +51,13 @@ def read_curves(metrics_csv: str | os.PathLike[str]) -> dict[str, dict[int, floa
 def plot_curves(
     metrics_csv: str | os.PathLike[str],
     path: str | os.PathLike[str],
-    metrics: Sequence[str] = ("loss", "accuracy"),
+    metrics: Sequence[str] = ("loss", "accuracy", "game"),
 ) -> None:
     """Draw training and validation values by epoch, a panel a metric, from a Lightning ``metrics.csv``.
 
-    Columns are ``train_<metric>`` and ``val_<metric>``. Epochs are counted from 1. Accuracies are in per cent; a loss
-    that spans more than a factor of 30 gets a logarithmic axis.
+    Columns are ``train_<metric>`` and ``val_<metric>``; of "game", the losses of the two sides of adversarial training,
+    ``train_discriminator`` and ``train_generator``. A metric without a column has no panel. Epochs are counted from 1.
+    Accuracies are in per cent; a loss that spans more than a factor of 30 gets a logarithmic axis.
 
     Args:
         metrics_csv: file with ``epoch`` and blanks where a row has no value.
@@ -65,16 +67,17 @@ def plot_curves(
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     curves = read_curves(metrics_csv)
-    panels = [m for m in metrics if any(f"{part}_{m}" in curves for part in STYLES)]
+    styles = {m: GAME if m == "game" else {name.format(m): style for name, style in STYLES.items()} for m in metrics}
+    panels = [m for m in metrics if any(name in curves for name in styles[m])]
     fig = new_figure(4.6 * max(1, len(panels)), 3.3)
     if not panels:
-        note_empty(fig, f"no {' or '.join(metrics)} in {Path(metrics_csv).name}")
+        note_empty(fig, f"no {' or '.join(m for m in metrics if m != 'game')} in {Path(metrics_csv).name}")
     for position, metric in enumerate(panels):
         axes = fig.add_subplot(1, len(panels), position + 1)
         percent = metric.lower().endswith(SHARES)
         drawn: list[float] = []
-        for part, (label, colour, marker, line) in STYLES.items():
-            curve = sorted(curves.get(f"{part}_{metric}", {}).items())
+        for name, (label, colour, marker, line) in styles[metric].items():
+            curve = sorted(curves.get(name, {}).items())
             if not curve:
                 continue
             values = [100 * v if percent else v for _, v in curve]
@@ -87,7 +90,8 @@ def plot_curves(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("epoch")
-        axes.set_ylabel(f"{metric} (%)" if percent else f"{metric} (logarithmic)" if log else metric)
+        what = "adversarial loss" if metric == "game" else metric
+        axes.set_ylabel(f"{what} (%)" if percent else f"{what} (logarithmic)" if log else what)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color=LIGHT, lw=0.7)
         axes.set_axisbelow(True)

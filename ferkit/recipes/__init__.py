@@ -8,6 +8,7 @@ from typing import Any
 _EXPORTS = {
     "AffectDMUE": "ferkit.recipes.ldlva",
     "AffectTargets": "ferkit.recipes.ldlva",
+    "BackboneRecipe": "ferkit.recipes.backbone",
     "CrossEntropy": "ferkit.recipes.cross_entropy",
     "DMUE": "ferkit.recipes.dmue",
     "GuidedDMUE": "ferkit.recipes.ldl_alsg",
@@ -20,7 +21,7 @@ _EXPORTS = {
 }
 
 __all__ = [
-    *("AffectDMUE", "AffectTargets", "CrossEntropy", "DMUE", "GuidedDMUE", "LDLALSG", "LDLVA"),
+    *("AffectDMUE", "AffectTargets", "BackboneRecipe", "CrossEntropy", "DMUE", "GuidedDMUE", "LDLALSG", "LDLVA"),
     *("NeighborBank", "NeighborGuidance", "NeighborRecipe", "Recipe"),
 ]
 

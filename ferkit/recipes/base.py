@@ -1,4 +1,4 @@
-"""What every recipe shares: backbone, augmentation, optimiser, validation and prediction."""
+"""What every recipe shares: augmentation, optimiser, validation and prediction."""
 
 from __future__ import annotations
 
@@ -12,32 +12,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from ferkit import functional
-from ferkit.blocks.branched_backbone import BranchedBackbone, BranchedOutput
-from ferkit.blocks.pretrained import load_pretrained
 from ferkit.checks import check_choice, check_number
 from ferkit.data.augment import normalize_images, random_crop_flip
 
-__all__ = ["Recipe", "distribution_cross_entropy"]
+__all__ = ["Recipe"]
 
 Batch = dict[str, Tensor]
 
+SCHEDULES = ("one-cycle", "step", "constant")
+
 
 class Recipe(lightning.LightningModule):
-    """A backbone trained on batches ``{"image": uint8 (N,3,H,W), "label": (N,), "index": (N,)}``.
+    """A network trained on batches ``{"image": uint8 (N,3,H,W), "label": (N,), "index": (N,)}``.
 
-    Subclasses give ``classification_loss(output, labels, target) -> dict`` whose entry ``"loss"`` is minimised and
-    whose other entries are logged; what else a loss reads of the batch, it gets by ``batch_loss``. Augmentation is a
-    function of (seed, epoch, batch), so that a resumed run sees the same images.
+    Subclasses give ``forward(images) -> logits (N, C)`` and ``batch_loss(images, batch) -> dict``, whose entry
+    ``"loss"`` is minimised and whose other entries are logged. Augmentation is a function of (seed, epoch, batch), so
+    that a resumed run sees the same images.
 
     Args:
         num_classes: C.
-        mining: how :class:`~ferkit.blocks.BranchedBackbone` branches; ``"none"`` for a plain classifier.
-        backbone: a name in ``ferkit.blocks.BACKBONES``.
-        pretrained: an ImageNet-style checkpoint of the backbone, or None to start from scratch.
         learning_rate: of Adam.
         weight_decay: of Adam (L2, as in the paper).
-        schedule: ``"one-cycle"`` (up to ``learning_rate`` and down again, step by step) or ``"step"``.
+        schedule: ``"one-cycle"`` (up to ``learning_rate`` and down again, step by step), ``"step"`` or ``"constant"``.
         milestones: for ``"step"``, the shares of the run after which the learning rate is multiplied by ``decay``;
             the paper's epochs 10 and 20 of 40 are 0.25 and 0.5.
         decay: the factor at a milestone.
@@ -46,14 +42,9 @@ class Recipe(lightning.LightningModule):
         seed: of the augmentation.
     """
 
-    target_eps = 0.0  # of ``distribution_cross_entropy``
-
     def __init__(
         self,
         num_classes: int,
-        mining: str,
-        backbone: str = "small",
-        pretrained: str | None = None,
         learning_rate: float = 5e-3,
         schedule: str = "one-cycle",
         weight_decay: float = 1e-4,
@@ -64,7 +55,7 @@ class Recipe(lightning.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_choice(schedule, "schedule", ("one-cycle", "step"))
+        check_choice(schedule, "schedule", SCHEDULES)
         check_number(learning_rate, "learning_rate", 0, open_low=True)
         check_number(weight_decay, "weight_decay", 0)
         check_number(decay, "decay", 0, 1)
@@ -76,42 +67,25 @@ class Recipe(lightning.LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.schedule, self.milestones, self.decay = schedule, tuple(milestones), decay
         self.padding, self.flip, self.seed = padding, flip, seed
-        self.model = BranchedBackbone(backbone, num_classes, mining)
-        # Convolutions on the CPU and on tensor cores are faster with channels last; the results are the same sums.
-        self.model.to(memory_format=torch.channels_last)
-        self.load_report = load_pretrained(self.model, pretrained) if pretrained is not None else None
+        self.load_report: object = None  # what was loaded of a checkpoint, where a recipe starts from one; printed
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro", ignore_index=-1)
-
-    def classification_loss(
-        self,
-        output: BranchedOutput,
-        labels: Tensor,
-        target: Tensor | None = None,
-        class_weight: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss of labels (N,), -1 unlabelled, under ``"loss"``, and its parts.
-
-        With ``target`` (N, C), the cross-entropy with the given labels becomes that with these distributions, its mean
-        weighed by ``class_weight`` (C,) but still over the samples.
-        """
-        raise TypeError(f"{type(self).__name__} must define classification_loss")
-
-    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss of normalised images (N, 3, H, W) with labels (N,), and its parts."""
-        return self.classification_loss(self.model(images), labels)
 
     def batch_loss(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The loss of a whole batch, whose images come augmented and normalised."""
-        return self.training_loss(images, batch["label"])
+        raise TypeError(f"{type(self).__name__} must define batch_loss")
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def augmented(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's images (N, 3, H, W), shifted, mirrored and normalised."""
         images = normalize_images(random_crop_flip(batch["image"], self._generator(batch_idx), self.padding, self.flip))
-        losses = self.batch_loss(images.contiguous(memory_format=torch.channels_last), batch)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        losses = self.batch_loss(self.augmented(batch, batch_idx), batch)
         self.log_dict(
             {f"train_{name}": value.detach() for name, value in losses.items()},
             on_step=False,
             on_epoch=True,
-            batch_size=len(images),
+            batch_size=len(batch["image"]),
         )
         self.log("loss", losses["loss"].detach(), prog_bar=True, logger=False)
         return losses["loss"]
@@ -123,22 +97,25 @@ class Recipe(lightning.LightningModule):
         self.log_dict({"val_loss": loss, "val_accuracy": self.val_accuracy}, prog_bar=True, batch_size=len(logits))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities (N, C) of the target branch."""
+        """Class probabilities (N, C)."""
         return self(batch["image"]).softmax(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of uint8 images (N, 3, H, W)."""
-        logits: Tensor = self.model(normalize_images(images).contiguous(memory_format=torch.channels_last)).logits
-        return logits
+        raise TypeError(f"{type(self).__name__} must define forward")
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """What the optimiser moves: all parameters, unless a recipe moves some of them itself."""
         return list(self.parameters())
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.Adam(
-            self.trained_parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
+    def configure_optimizers(self) -> Any:
+        return self.scheduled_adam(self.trained_parameters())
+
+    def scheduled_adam(self, parameters: list[nn.Parameter]) -> dict[str, Any]:
+        """Adam over these parameters with the recipe's schedule, as Lightning takes it."""
+        optimizer = torch.optim.Adam(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        if self.schedule == "constant":
+            return {"optimizer": optimizer}
         if self.schedule == "one-cycle":
             steps = max(int(self.trainer.estimated_stepping_batches), 6)  # fewer leave a phase without a step
             cycle = torch.optim.lr_scheduler.OneCycleLR(
@@ -157,18 +134,7 @@ class Recipe(lightning.LightningModule):
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.current_epoch)
 
-    def _generator(self, batch_idx: int) -> torch.Generator:
-        entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank])
-        return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-
-
-def distribution_cross_entropy(
-    logits: Tensor, target: Tensor, labels: Tensor, class_weight: Tensor | None = None, eps: float = 0.0
-) -> Tensor:
-    """Mean over the labelled samples of the cross-entropy with distributions that may get a gradient (LDLVA).
-
-    Class weights do not enter the divisor; ``eps`` is added to the probabilities inside their logarithm.
-    """
-    return functional.label_distribution_loss(
-        logits, target, labels, divergence="cross-entropy", divisor="samples", class_weight=class_weight, eps=eps
-    )
+    def _generator(self, batch_idx: int, *stream: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """Another for each (seed, epoch, batch), and each ``stream`` of draws within it."""
+        entropy = np.random.SeedSequence([self.seed, self.current_epoch, batch_idx, self.global_rank, *stream])
+        return torch.Generator(device).manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1)))

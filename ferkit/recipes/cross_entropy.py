@@ -9,18 +9,18 @@ from torch import Tensor
 
 from ferkit.blocks.branched_backbone import BranchedOutput
 from ferkit.checks import check_number
-from ferkit.recipes.base import Recipe, distribution_cross_entropy
+from ferkit.recipes.backbone import BackboneRecipe, distribution_cross_entropy
 
 __all__ = ["CrossEntropy"]
 
 
-class CrossEntropy(Recipe):
+class CrossEntropy(BackboneRecipe):
     """Softmax cross-entropy with the backbone, sampler, augmentation and optimiser of the other recipes.
 
     Args:
         num_classes: C.
         label_smoothing: as in ``torch.nn.functional.cross_entropy``.
-        **options: of :class:`ferkit.recipes.Recipe`.
+        **options: of :class:`ferkit.recipes.BackboneRecipe`.
     """
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, **options: Any) -> None:

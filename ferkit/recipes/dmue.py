@@ -13,7 +13,8 @@ from ferkit.blocks.branched_backbone import BranchedOutput
 from ferkit.blocks.uncertainty_head import UncertaintyHead
 from ferkit.checks import check_choice, check_number
 from ferkit.data.augment import normalize_images
-from ferkit.recipes.base import Batch, Recipe, distribution_cross_entropy
+from ferkit.recipes.backbone import BackboneRecipe, distribution_cross_entropy
+from ferkit.recipes.base import Batch
 
 __all__ = ["DMUE", "SETTINGS", "Mined"]
 
@@ -43,7 +44,7 @@ class Mined(NamedTuple):
     probability: Tensor  # (N, C) of the target branch
 
 
-class DMUE(Recipe):
+class DMUE(BackboneRecipe):
     r"""The whole method: :math:`w_u(e) (L_{wce} + \omega L_{soft} + \gamma L_{sp}) + w_d(e) L_{aux}` (eq. 10).
 
     Args:
@@ -71,7 +72,7 @@ class DMUE(Recipe):
         mining: ``"leave-one-out"`` or ``"all-class"`` (table 4).
         use_distribution, use_similarity, use_confidence: the rows of table 2. Without the first two there is no
             auxiliary branch.
-        **options: of :class:`ferkit.recipes.Recipe`.
+        **options: of :class:`ferkit.recipes.BackboneRecipe`.
     """
 
     def __init__(

@@ -11,7 +11,8 @@ from torch import Tensor
 from ferkit.blocks.branched_backbone import BranchedOutput
 from ferkit.checks import check_choice, check_number
 from ferkit.graph import KNNGraph
-from ferkit.recipes.base import Batch, Recipe
+from ferkit.recipes.backbone import BackboneRecipe
+from ferkit.recipes.base import Batch
 from ferkit.recipes.neighbor_bank import NeighborBank
 
 __all__ = ["PASSES", "NeighborRecipe", "Neighbors"]
@@ -28,7 +29,7 @@ class Neighbors(NamedTuple):
     weight: Tensor  # (G, K') affinity, 0 where there is no neighbour (or none known yet)
 
 
-class NeighborRecipe(Recipe):
+class NeighborRecipe(BackboneRecipe):
     """A recipe to be put before another one, whose batches it gives neighbours: ``class X(NeighborRecipe, Y)``.
 
     Args:

@@ -10,9 +10,18 @@ _EXPORTS = {
     "BACKBONES": "ferkit.blocks.backbones",
     "BranchedBackbone": "ferkit.blocks.branched_backbone",
     "BranchedOutput": "ferkit.blocks.branched_backbone",
+    "DeconvDecoder": "ferkit.blocks.deconv_decoder",
+    "EncoderOutput": "ferkit.blocks.vgg_encoder",
+    "ImageStream": "ferkit.blocks.streams",
+    "LabelStream": "ferkit.blocks.streams",
+    "MLPBlock": "ferkit.blocks.mlp",
+    "MultiStreamDiscriminator": "ferkit.blocks.discriminator",
+    "ResidualBlock": "ferkit.blocks.residual",
     "RowSGD": "ferkit.blocks.row_sgd",
     "SampleCertainty": "ferkit.blocks.sample_certainty",
+    "SelfAttention2d": "ferkit.blocks.attention",
     "UncertaintyHead": "ferkit.blocks.uncertainty_head",
+    "VGGEncoder": "ferkit.blocks.vgg_encoder",
 }
 
 __all__ = [
@@ -20,9 +29,18 @@ __all__ = [
     "AdaptiveSimilarity",
     "BranchedBackbone",
     "BranchedOutput",
+    "DeconvDecoder",
+    "EncoderOutput",
+    "ImageStream",
+    "LabelStream",
+    "MLPBlock",
+    "MultiStreamDiscriminator",
+    "ResidualBlock",
     "RowSGD",
     "SampleCertainty",
+    "SelfAttention2d",
     "UncertaintyHead",
+    "VGGEncoder",
 ]
 
 

@@ -1,5 +1,6 @@
 """Losses and their parts as functions: argument checks, precision, weights and reduction over the operators."""
 
+from ferkit.functional.adversarial import hinge_discriminator_loss, hinge_generator_loss
 from ferkit.functional.affinity import gaussian_affinity, laplacian_affinity, neighbor_distances
 from ferkit.functional.centers import (
     center_loss,
@@ -27,6 +28,8 @@ __all__ = [
     "concordance_loss",
     "force_backend",
     "gaussian_affinity",
+    "hinge_discriminator_loss",
+    "hinge_generator_loss",
     "inter_class_loss",
     "inter_class_step",
     "intra_class_step",

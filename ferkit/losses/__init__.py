@@ -3,6 +3,7 @@
 from ferkit.losses.auxiliary_cross_entropy import AuxiliaryCrossEntropy
 from ferkit.losses.ccc import CCCLoss
 from ferkit.losses.center import CenterLoss
+from ferkit.losses.hinge import HingeDiscriminatorLoss, HingeGeneratorLoss
 from ferkit.losses.label_distribution import LabelDistributionLoss
 from ferkit.losses.latent_distribution import LatentDistributionLoss
 from ferkit.losses.msp import MSPLoss
@@ -15,6 +16,8 @@ __all__ = [
     "AuxiliaryCrossEntropy",
     "CCCLoss",
     "CenterLoss",
+    "HingeDiscriminatorLoss",
+    "HingeGeneratorLoss",
     "LabelDistributionLoss",
     "LatentDistributionLoss",
     "MSPLoss",

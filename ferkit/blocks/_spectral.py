@@ -1,0 +1,51 @@
+"""Spectral normalisation: a layer's weight divided by a running estimate of its largest singular value."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+__all__ = ["SpectralNorm", "spectral"]
+
+EPS = 1e-12
+M = TypeVar("M", bound=nn.Module)
+
+
+class SpectralNorm(parametrizations._SpectralNorm):
+    """torch's parametrization, with the power iteration in the order of Miyato et al. (ICLR 2018, algorithm 1).
+
+    That is v from u, then u from the new v, which is what the older hook in torch and so noisyFER's released code do.
+    torch's parametrization goes the other way round, half an iteration apart. The state dict has the same keys.
+    """
+
+    @torch.no_grad()
+    def _power_method(self, weight_mat: Tensor, n_power_iterations: int) -> None:
+        # in place, so that every replica and every graph sees it; forward clones before it multiplies
+        for _ in range(n_power_iterations):
+            self._v.copy_(F.normalize(torch.mv(weight_mat.t(), self._u), dim=0, eps=self.eps))
+            self._u.copy_(F.normalize(torch.mv(weight_mat, self._v), dim=0, eps=self.eps))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        # half precision would move the estimate itself, which is kept from step to step
+        with torch.autocast(weight.device.type, enabled=False):
+            normalized: Tensor = super().forward(weight)
+        return normalized
+
+
+def spectral(module: M) -> M:
+    """Normalise ``module.weight`` spectrally, by one power iteration each time it is read in training mode.
+
+    Convolutions are unfolded to (out, in·k·k), transposed ones along their dimension 1, which is the output too. eps is
+    1e-12. u and v are buffers, in the state dict; in ``eval()`` they stay. Returns the module.
+
+    >>> layer = spectral(nn.Linear(4, 3))
+    >>> layer.eval()(torch.zeros(2, 4)).shape
+    torch.Size([2, 3])
+    """
+    dim = 1 if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)) else 0
+    parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight, 1, dim, EPS))  # type: ignore[arg-type]
+    return module

@@ -14,15 +14,21 @@ _EXPORTS = {
     "GuidedDMUE": "ferkit.recipes.ldl_alsg",
     "LDLALSG": "ferkit.recipes.ldl_alsg",
     "LDLVA": "ferkit.recipes.ldlva",
+    "LabelPrediction": "ferkit.recipes.label_sets",
+    "LabelSetRecipe": "ferkit.recipes.label_sets",
     "NeighborBank": "ferkit.recipes.neighbor_bank",
     "NeighborGuidance": "ferkit.recipes.ldl_alsg",
     "NeighborRecipe": "ferkit.recipes.neighbors",
+    "NoisyFER": "ferkit.recipes.noisyfer",
     "Recipe": "ferkit.recipes.base",
+    "TrainingDiverged": "ferkit.recipes.noisyfer",
+    "VGG": "ferkit.recipes.vgg",
 }
 
 __all__ = [
     *("AffectDMUE", "AffectTargets", "BackboneRecipe", "CrossEntropy", "DMUE", "GuidedDMUE", "LDLALSG", "LDLVA"),
-    *("NeighborBank", "NeighborGuidance", "NeighborRecipe", "Recipe"),
+    *("LabelPrediction", "LabelSetRecipe", "NeighborBank", "NeighborGuidance", "NeighborRecipe", "NoisyFER", "Recipe"),
+    *("TrainingDiverged", "VGG"),
 ]
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ferkit.data.manifest import Manifest
     from ferkit.data.noise import flip_labels
     from ferkit.data.predictions import join_predictions, read_predictions
+    from ferkit.data.readers.affectnet import affectnet
     from ferkit.data.readers.cifar10 import cifar10
     from ferkit.data.readers.cifar10n import cifar10n
-    from ferkit.data.readers.affectnet import affectnet
     from ferkit.data.readers.diffusionfer import diffusionfer
     from ferkit.data.readers.fer2013_pixels import write_ferplus_images
     from ferkit.data.readers.ferplus import ferplus
@@ -42,10 +42,10 @@ __all__ = [
     "ferplus",
     "flip_labels",
     "image_folder",
-    "rafdb",
     "join_predictions",
     "label_sets_from_noise",
     "majority_vote",
+    "rafdb",
     "read_predictions",
     "stratified_folds",
     "write_ferplus_images",

@@ -107,7 +107,10 @@ def read_csv_files(root: Path, files: dict[str, Path], classes: int, landmarks: 
 
 def _lines(path: Path) -> int:
     with open(path, "rb") as handle:
-        return sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
+        count, end = 0, b"\n"
+        while block := handle.read(1 << 20):
+            count, end = count + block.count(b"\n"), block[-1:]
+        return count + (end != b"\n")
 
 
 def _read_csv(
@@ -118,7 +121,7 @@ def _read_csv(
     for row, line in lines:
         if header is None:
             first = [cell.strip() for cell in line]
-            named = first[0].casefold() == COLUMNS[0].casefold()
+            named = any(name.casefold() == "expression" for name in first)
             header = first if named else COLUMNS  # copies of validation.csv have no header
             folded = [name.casefold() for name in header]
             place = {name: folded.index(name.casefold()) for name in COLUMNS if name.casefold() in folded}

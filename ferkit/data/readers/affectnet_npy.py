@@ -48,7 +48,7 @@ def read_npy(
         read = _read_all(files.folder / "annotations", list(names), classes, with_points, skip)
         lines = progress_line(read, len(names), f"Reading {files.folder.name}/annotations", progress)
         folder = os.path.relpath(files.folder, root).replace(os.sep, "/")
-        for row, (name, face) in enumerate(zip(names.values(), lines), start=1):
+        for row, (face, name) in enumerate(zip(lines, names.values()), start=1):
             image = f"{folder}/images/{name}"
             if face is None:
                 faces.count("faces with an unreadable annotation")

@@ -16,6 +16,8 @@ from ferkit.data import (
     FaceDataset,
     Manifest,
     SyntheticFaces,
+    cifar10,
+    cifar10n,
     diffusionfer,
     ferplus,
     flip_labels,
@@ -24,11 +26,14 @@ from ferkit.data import (
 )
 from ferkit.data.classes import with_classes
 from ferkit.data.manifest import canonical_split
+from ferkit.data.readers.cifar10 import cifar_images, cifar_labels, is_labelled_folder
 
 __all__ = ["DataOptions", "build_dataset"]
 
 SPLITS = ("train", "validation", "test")
 FER2013_CLASSES = EMOTIONS[:7]  # its annotators had no contempt
+CIFAR = ("cifar10", "cifar10n")
+KINDS = ("synthetic", "ferplus", "diffusionfer", "cifar10", "cifar10n", "folder", "manifest")
 SYNTHETIC_SEEDS = {"train": 0, "validation": 1_000_003, "test": 2_000_003}
 
 
@@ -37,18 +42,27 @@ class DataOptions:
     """Which images and which labels.
 
     Args:
-        data: "synthetic" (rendered faces), "ferplus", "diffusionfer", "folder" (class folders) or "manifest".
+        data: "synthetic" (rendered faces), "ferplus", "diffusionfer", "cifar10", "cifar10n" (with the labels that people
+            gave it), "folder" (class folders) or "manifest".
         root: the data's folder, or the manifest's file.
         classes: class names in order, where the data's own are not wanted (fewer emotions, or no emotions at all).
         labels: for ferplus the training labels: "fer2013" (the original ones), "votes" (the most voted class),
             "majority", "probability", "cross_entropy" or "multi_target"; for diffusionfer "sheet" or "folder" (the
-            prompt's, wrong in 15 %; scored against the sheet's all the same); for a manifest the column, "label".
+            prompt's, wrong in 15 %; scored against the sheet's all the same); for cifar10 "clean", "majority" or a set
+            of ``source_noise`` such as "noise20"; for cifar10n "random_label1" (or 2, 3), "aggre", "worse", "majority"
+            or "clean" (both scored against the clean ones); for a manifest the column, "label".
+        sources: label sets that are learned at once, by methods that do: names of the data's sets, "majority" (their
+            vote) or "label" (the one of ``labels``). All the data has if not given, but for "true" and for the two of
+            cifar10n that are made from others.
+        values: continuous labels that are learned too: "valence", "arousal". Those the data has if not given.
+        source_noise: for cifar10 the share of wrong labels in each set; 0.2, 0.3 and 0.4 if not given.
         size: side of the images in pixels.
         train_images: use this many training images, drawn by ``subset_seed``; all if not given. For synthetic data
             how many are rendered, 3500 if not given.
         validation_images: likewise for validation and test; 1000 rendered ones if not given.
         noise: share of training labels flipped to another class.
-        noise_includes_true: flips draw from all classes, the true one too (as noisyFER's release has it).
+        noise_includes_true: flips, of ``noise`` and ``source_noise``, draw from all classes, the true one too (as
+            noisyFER's release has it).
         validation_share: share of the training images held out where the data has no validation split.
         folds: cross-validation: share the training images out over so many folds, each with the same class shares.
             What the data has of other splits is then not used.
@@ -57,9 +71,10 @@ class DataOptions:
         subset_seed: of the choices above.
         exclude_duplicates: leave out ferplus images that are copies of others across the splits.
         on_error: "raise", or "skip" unreadable images, which are then counted and listed.
+        download: let torchvision download CIFAR-10 (170 MB) where ``root`` does not hold it.
     """
 
-    data: Literal["synthetic", "ferplus", "diffusionfer", "folder", "manifest"] = "synthetic"
+    data: Literal["synthetic", "ferplus", "diffusionfer", "cifar10", "cifar10n", "folder", "manifest"] = "synthetic"
     root: str | None = None
     classes: list[str] | None = None
     labels: str | None = None
@@ -75,9 +90,13 @@ class DataOptions:
     subset_seed: int = 0
     exclude_duplicates: bool = False
     on_error: Literal["raise", "skip"] = "raise"
+    sources: list[str] | None = None
+    values: list[str] | None = None
+    source_noise: list[float] | None = None
+    download: bool = False
 
     def __post_init__(self) -> None:
-        check_choice(self.data, "data", ("synthetic", "ferplus", "diffusionfer", "folder", "manifest"))
+        check_choice(self.data, "data", KINDS)
         if self.data != "synthetic" and self.root is None:
             raise ValueError(f"root: expected the folder or file of data {self.data!r}, got none")
         check_number(self.size, "size", 8, integer=True)
@@ -88,6 +107,14 @@ class DataOptions:
                 check_number(getattr(self, name), name, 1, integer=True)
         if self.data == "diffusionfer" and self.labels is not None:
             check_choice(self.labels, "labels", ("sheet", "folder"))
+        for rate in self.source_noise or ():
+            check_number(rate, "source_noise", 0, 1)
+        for name in ("sources", "values"):
+            names = getattr(self, name) or ()
+            if isinstance(names, str):
+                raise TypeError(f"{name}: expected a list of names, got {names!r}")
+            if len(set(names)) < len(names):
+                raise ValueError(f"{name}: expected each name once, got {', '.join(names)}")
         self._check_folds()
 
     def _check_folds(self) -> None:
@@ -122,9 +149,12 @@ def build_dataset(
     check_choice(split, "split", SPLITS)
     classes = options.classes if classes is None else classes
     dataset: Any = _synthetic(options, split, progress, images) if options.data == "synthetic" else None
-    if dataset is None:
+    rows = None if dataset is not None else _manifest(options, split, classes, progress)
+    if rows is not None and options.data in CIFAR and not is_labelled_folder(options.root):
+        dataset = cifar_images(rows, str(options.root), options.size)
+    elif rows is not None:
         dataset = FaceDataset(
-            _manifest(options, split, classes, progress),
+            rows,
             options.size,
             on_error=options.on_error,
             cache=None if images else False,
@@ -174,6 +204,9 @@ def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, p
         # Shared out by the true labels: the sets are then the same ones whatever is trained on.
         rows = replace(rows, label=rows.source_labels["true"])
         rows = rows if classes is None else with_classes(rows, classes)
+    elif options.data in CIFAR:
+        rows = _cifar(options)
+        rows = rows if classes is None else with_classes(rows, classes)
     elif options.data == "folder":
         rows = image_folder(root, classes=classes)
     else:
@@ -190,11 +223,22 @@ def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, p
         rows = rows.select(name)
     if options.data == "diffusionfer" and options.labels == "folder" and split == "train":
         rows = replace(rows, label=rows.source_labels["folder"])
+    if options.data in CIFAR and split == "train":
+        rows = cifar_labels(rows, options.labels or ("clean" if options.data == "cifar10" else "random_label1"))
     wanted = options.train_images if split == "train" else options.validation_images
     if wanted is not None and wanted < len(rows):
         order = np.random.default_rng([options.subset_seed, SPLITS.index(split)]).permutation(len(rows))
         rows = rows.filter(np.sort(order[:wanted]))
     return rows
+
+
+def _cifar(options: DataOptions) -> Manifest:
+    """All rows, labelled by the truth, by which they are shared out and scored."""
+    root = str(options.root)
+    if options.data == "cifar10n":
+        return cifar10n(root, "clean", download=options.download)
+    noise = (0.2, 0.3, 0.4) if options.source_noise is None else options.source_noise
+    return cifar10(root, noise, exclude_true=not options.noise_includes_true, download=options.download)
 
 
 def _fold(rows: Manifest, options: DataOptions, split: str) -> Manifest:

@@ -1,0 +1,144 @@
+"""The state of an adversarial game: its weight, the discriminator's loss, and whether it still is a game."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["GameState", "TrainingDiverged", "frozen", "label_rows", "seeded"]
+
+# The discriminator's loss is 2 where it tells nothing apart (every hinge at score 0) and 0 where no tuple is within a
+# margin: then it has no gradient left, while the generators still follow its last direction. Healthy games stay near
+# 0.45 (noisyFER, supplement C) and touch neither end for more than a few steps in a row.
+LOST, WON = 1.98, 1e-3
+STREAK = 500
+
+# Integral control of log(lam). A loss half a unit off its target moves lam by 1 % a step, a factor of 2.7 in 100
+# steps; the running mean's 20 steps are short against that, so the loop does not swing.
+RATE, MOMENTUM = 0.02, 0.05
+LOWEST, HIGHEST = 1e-3, 10.0
+
+
+class TrainingDiverged(RuntimeError):
+    """A game that cannot be won back: a loss that is not finite, or a collapsed discriminator."""
+
+
+class GameState(nn.Module):
+    """lam, and what is known of the discriminator's loss; all tensors, so that no step waits for the device.
+
+    Args:
+        lam: weight of the game in the generators' loss.
+        hold: the level at which the discriminator's loss is held by moving lam, or None to leave lam alone. A larger
+            lam makes the generators fight harder, and the discriminator's loss rise.
+    """
+
+    lam: Tensor
+    level: Tensor
+    lost: Tensor
+    won: Tensor
+    broken: Tensor
+
+    def __init__(self, lam: float, hold: float | None = None) -> None:
+        super().__init__()
+        self.hold = hold
+        self.watched = lam > 0 or hold is not None  # a game without a weight is nobody's loss
+        self.register_buffer("lam", torch.tensor(float(lam)))
+        self.register_buffer("level", torch.tensor(0.0 if hold is None else float(hold)))
+        for name in ("lost", "won", "broken"):
+            self.register_buffer(name, torch.tensor(0))
+
+    @torch.no_grad()
+    def update(self, losses: dict[str, Tensor]) -> None:
+        """Take the losses of an iteration, the discriminator's among them once the game is on."""
+        finite = torch.stack([value.detach().float() for value in losses.values()]).isfinite().all()
+        self.broken |= (~finite).long()
+        loss = losses.get("discriminator")
+        if loss is None:
+            return
+        self.lost.copy_(torch.where(loss >= LOST, self.lost + 1, 0))
+        self.won.copy_(torch.where(loss < WON, self.won + 1, 0))
+        self.level.lerp_(loss.to(self.level), MOMENTUM)
+        if self.hold is not None:
+            self.lam.mul_((RATE * (self.hold - self.level)).exp()).clamp_(LOWEST, HIGHEST)
+
+    def check(self) -> None:
+        """Wait for the device and look.
+
+        Raises:
+            TrainingDiverged: if a loss was not finite, or the discriminator's stayed at an end for ``STREAK`` steps.
+        """
+        broken, lost, won, lam = torch.stack([self.broken, self.lost, self.won, self.lam]).tolist()
+        held = "" if self.hold is not None else ", or hold=0.45 to keep lam automatically"
+        now = f"lam is {lam:.3g}"
+        if broken:
+            raise TrainingDiverged(f"a loss became NaN or infinite ({now}): try a smaller lam or learning_rate{held}")
+        if self.watched and lost >= STREAK:
+            raise TrainingDiverged(
+                f"the discriminator tells nothing apart: its loss was {LOST} or more for {STREAK} steps in a row "
+                f"({now}): try a smaller lam or learning_rate{held}"
+            )
+        if self.watched and won >= STREAK:
+            raise TrainingDiverged(
+                f"the discriminator has won: its loss was below {WON} for {STREAK} steps in a row ({now}), and the "
+                f"generators learn nothing more from it: try a larger lam, a smaller learning_rate{held}"
+            )
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Gradients pass through the module but are not collected in it."""
+    moved = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in moved:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in moved:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Layers that draw from the global generator (dropout) draw by ``generator``'s seed; the global state is kept."""
+    device = generator.device
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        # not torch.manual_seed, which would seed devices whose state is not kept
+        if devices:
+            torch.get_device_module(device).manual_seed(generator.initial_seed())
+        else:
+            torch.default_generator.manual_seed(generator.initial_seed())
+        yield
+
+
+def label_rows(
+    sources: Tensor, values: Tensor, logits: Tensor, predicted: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of complete labels for the decoder: a row with a gap gives way to a complete one of the batch.
+
+    Args:
+        sources: (N, S), -1 missing.
+        values: (N, V), NaN missing.
+        logits: (N, S, C) that fill the gaps where no row is complete.
+        predicted: (N, V), likewise.
+        generator: on the labels' device.
+
+    Returns:
+        One-hot labels (N, S, C), values (N, V) in [-1, 1], and the row (N,) of the batch that each is of.
+    """
+    count = len(sources)
+    device = sources.device
+    complete = (sources >= 0).all(1) & values.isfinite().all(1)
+    draws = torch.rand(2, count, device=device, generator=generator)
+    order = torch.where(complete, draws[0], 2.0).argsort()  # the complete rows first, shuffled
+    number = complete.sum()
+    other = order[(draws[1] * number).long().clamp_max((number - 1).clamp_min(0))]
+    rows = torch.where(complete | (number == 0), torch.arange(count, device=device), other)
+    sources, values = sources[rows], values[rows]
+    sources = torch.where(sources < 0, logits.detach()[rows].argmax(2), sources)
+    values = torch.where(values.isfinite(), values.to(predicted.dtype), predicted.detach()[rows])
+    onehot = sources[:, :, None] == torch.arange(logits.shape[2], device=device)
+    return onehot.to(predicted.dtype), values.clamp(-1, 1), rows

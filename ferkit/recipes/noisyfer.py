@@ -1,0 +1,324 @@
+"""noisyFER: one encoder learned from several noisy label sets, beside the decoder that explains them (WACV 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ferkit import functional
+from ferkit.blocks import DeconvDecoder, EncoderOutput, MultiStreamDiscriminator
+from ferkit.blocks._width import check_power_of_two
+from ferkit.checks import check_choice, check_number
+from ferkit.recipes._game import GameState, TrainingDiverged, frozen, label_rows, seeded
+from ferkit.recipes.base import Batch
+from ferkit.recipes.label_sets import LabelSetRecipe
+
+__all__ = ["ORDERS", "PRESETS", "NoisyFER", "TrainingDiverged"]
+
+# Values of the arguments left at None. "published" is CIFAR-10 of the supplement and the released code; "scratch" is
+# meant for small images, narrow networks and few epochs.
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {
+        **{"width": 1.0, "lam": 0.8, "warmup": 1, "learning_rate": 1e-4, "schedule": "constant"},
+        **{"weight_decay": 0.0, "padding": 4},
+    },
+    "scratch": {
+        **{"width": 0.25, "lam": 0.3, "warmup": 3, "learning_rate": 5e-4, "schedule": "one-cycle"},
+        **{"weight_decay": 0.0, "padding": 2},
+    },
+}
+# Whether the generators move first, and the discriminator's steps.
+ORDERS = {"released": (False, 2), "supplement": (True, 2), "algorithm1": (True, 1)}
+CHECK_EVERY = 50  # steps between two looks at the losses, which wait for the device
+CLASS_MOMENTUM = 0.02  # of the values of each class
+NOISE = 1  # the stream of draws beside the augmentation's
+
+Backward = Callable[[Tensor], object]
+
+
+class NoisyFER(LabelSetRecipe):
+    r"""The whole method: encoder and decoder against a discriminator of joint and marginal distributions.
+
+    The encoder turns an image x into labels and a latent code, the decoder labels and noise into an image; the
+    discriminator scores both tuples (image, code, labels), by hinge losses. Encoder and decoder minimise
+    :math:`f + \lambda\, (\overline{S(x, G_Y(x))} - \overline{S(G_X(\tilde y), \tilde y)})` (eq. 8-10), the mean over
+    samples and scores. As released, the encoder's categorical labels reach the discriminator as logits, the given ones
+    as one-hot rows, continuous ones clipped to [-1, 1]; nothing but the game shapes the code (no KL term).
+
+    The decoder takes rows that have all their labels: one with a gap gives way to a random complete one of the batch;
+    without any, gaps are filled with what the encoder predicts.
+
+    Training moves two optimisers, and the trainer's ``global_step`` counts the steps of both. A run whose losses are
+    not finite, or whose discriminator has collapsed, stops with `TrainingDiverged`; no checkpoint is written after it.
+
+    Args:
+        num_classes: C.
+        preset: ``"scratch"`` or ``"published"``: what the arguments left at None mean.
+        order: of the updates in an iteration, all on one batch, one forward pass of the generators and, for the
+            discriminator, the same detached tuples. ``"released"``: two discriminator steps, then the generators';
+            ``"supplement"``: the generators' step, then two of the discriminator; ``"algorithm1"``: then one.
+        discriminator_steps: in an iteration; None: as ``order`` says.
+        lam: weight of the game.
+        hold: None for a fixed lam; else lam, from that value on, is moved to hold the discriminator's loss at this
+            level (the supplement found 0.45 healthy).
+        warmup: epochs before the game starts; published CIFAR-10 1, RAF-DB 6, AffectNet 0.
+        joint: whether the discriminator has a joint score. A score that is dropped leaves the mean to the rest.
+        marginal: whether it has marginal scores.
+        decoder: False: no decoder; the given labels are scored with their own image and noise, and the image has no
+            marginal score.
+        mlp: ``"paper"`` or ``"released"``, see :class:`ferkit.blocks.MLPBlock`.
+        latent: width of the code and of the decoder's noise.
+        width: share of the published channels, of all three networks.
+        learning_rate: of both Adams.
+        schedule: see :class:`ferkit.recipes.Recipe`; of both.
+        weight_decay: of both.
+        padding: largest shift of the random crop, in pixels.
+        size: of the images, a power of two of 32 or more.
+        **options: of :class:`ferkit.recipes.LabelSetRecipe`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        preset: str = "scratch",
+        order: str = "released",
+        discriminator_steps: int | None = None,
+        lam: float | None = None,
+        hold: float | None = None,
+        warmup: int | None = None,
+        joint: bool = True,
+        marginal: bool = True,
+        decoder: bool = True,
+        mlp: str = "paper",
+        latent: int = 100,
+        width: float | None = None,
+        learning_rate: float | None = None,
+        schedule: str | None = None,
+        weight_decay: float | None = None,
+        padding: int | None = None,
+        size: int = 32,
+        **options: Any,
+    ) -> None:
+        check_choice(preset, "preset", tuple(PRESETS))
+        given = {"width": width, "lam": lam, "warmup": warmup, "learning_rate": learning_rate, "schedule": schedule}
+        given |= {"weight_decay": weight_decay, "padding": padding}
+        chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
+        check_choice(order, "order", tuple(ORDERS))
+        check_number(chosen["lam"], "lam", 0)
+        check_number(chosen["warmup"], "warmup", 0, integer=True)
+        check_number(latent, "latent", 1, integer=True)
+        if discriminator_steps is not None:
+            check_number(discriminator_steps, "discriminator_steps", 1, integer=True)
+        if hold is not None:
+            check_number(hold, "hold", 0, 2, open_low=True)
+        if not joint and not marginal:
+            raise ValueError("marginal: expected True without the joint score, got False: no score is left")
+        check_number(size, "size", 32, integer=True)
+        check_power_of_two(size)
+        super().__init__(
+            num_classes,
+            latent,
+            size=size,
+            width=chosen["width"],
+            learning_rate=chosen["learning_rate"],
+            schedule=chosen["schedule"],
+            weight_decay=chosen["weight_decay"],
+            padding=chosen["padding"],
+            **options,
+        )
+        self.save_hyperparameters()
+        self.hparams.update(chosen)  # what a name stood for when the run was made
+        self.automatic_optimization = False
+        self.latent, self.warmup = latent, chosen["warmup"]
+        self.generators_first, steps = ORDERS[order]
+        self.discriminator_steps = discriminator_steps or steps
+        classes, targets = len(self.source_names) * num_classes, len(self.value_names)
+        self.decoder = DeconvDecoder(size, latent + classes + targets, chosen["width"]) if decoder else None
+        # By position, so that a checkpoint does not depend on what the label sets are called.
+        self.stream_names = tuple(f"source{position}" for position in range(len(self.source_names)))
+        labels = (*self.stream_names, *(("values",) if targets else ()))
+        image = decoder or joint  # without either, the image would have no score
+        self.discriminator = MultiStreamDiscriminator(
+            size if image else None,
+            latent,
+            dict.fromkeys(self.stream_names, num_classes),
+            {"values": targets} if targets else {},
+            chosen["width"],
+            joint,
+            marginal if decoder or not marginal else ("latent", *labels),
+            mlp,
+        )
+        for network in (self.decoder, self.discriminator):
+            if network is not None:
+                network.to(memory_format=torch.channels_last)
+        self.game = GameState(chosen["lam"], hold)
+        self.class_values: Tensor
+        self.class_seen: Tensor
+        self.register_buffer("class_values", torch.zeros(num_classes, targets))
+        self.register_buffer("class_seen", torch.zeros(num_classes, dtype=torch.bool))
+
+    def configure_optimizers(self) -> Any:
+        generators = [*self.encoder.parameters(), *(self.decoder.parameters() if self.decoder is not None else ())]
+        return [self.scheduled_adam(generators), self.scheduled_adam(list(self.discriminator.parameters()))]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        images = self.augmented(batch, batch_idx)
+        sources, values = self.label_sets(batch)
+        draws = self._generator(batch_idx, NOISE, device=self.device)
+        playing = self.current_epoch >= self.warmup
+        lam = self.game.lam.clone()
+        optimizers: Any = self.optimizers()
+        losses = self.iterate(images, sources, values, draws, optimizers, self.manual_backward, playing)
+        self._step_schedules("step")
+        self._remember(sources, values)
+        self.log_dict(
+            {**{f"train_{name}": value for name, value in losses.items()}, "lam": lam},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(images),
+        )
+        if (batch_idx + 1) % CHECK_EVERY == 0:
+            self.game.check()
+
+    def on_train_epoch_end(self) -> None:
+        self._step_schedules("epoch")
+        self.game.check()  # before the callbacks write a checkpoint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        self.game.check()  # the last good checkpoint is not to be overwritten, whenever one is written
+
+    def iterate(
+        self,
+        images: Tensor,
+        sources: Tensor,
+        values: Tensor,
+        draws: torch.Generator,
+        optimizers: Sequence[Any],
+        backward: Backward,
+        playing: bool = True,
+    ) -> dict[str, Tensor]:
+        """One iteration: every step of one batch, in the recipe's order.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+            sources: (N, S), -1 missing.
+            values: (N, V), NaN missing.
+            draws: of the noise, on the images' device; its seed is dropout's too.
+            optimizers: of the generators, and of the discriminator.
+            backward: called with each loss.
+            playing: False: the encoder's supervised step alone.
+
+        Returns:
+            The losses, detached: ``"loss"`` (f) and its parts, ``"discriminator"`` (mean of its steps) and
+            ``"generator"`` (the game's part, not times lam).
+        """
+        with seeded(draws):
+            output: EncoderOutput = self.encoder(images)
+        losses = self.supervised_loss(output.labels, sources, values)
+        total = losses["loss"]
+        if playing:
+            real, fake = self._tuples(images, output, sources, values, draws)
+            if self.generators_first:
+                losses["generator"] = self._generator_step(total, real, fake, optimizers[0], backward)
+            losses["discriminator"] = self._discriminator_steps(real, fake, optimizers[1], backward)
+            if not self.generators_first:
+                losses["generator"] = self._generator_step(total, real, fake, optimizers[0], backward)
+        else:
+            _step(total, optimizers[0], backward)
+        losses = {name: value.detach() for name, value in losses.items()}
+        self.game.update(losses)
+        return losses
+
+    def _tuples(
+        self, images: Tensor, output: EncoderOutput, sources: Tensor, values: Tensor, draws: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the discriminator scores of the encoder and of the decoder, with their graphs."""
+        noise = torch.randn(2, len(images), self.latent, dtype=images.dtype, device=images.device, generator=draws)
+        logits, predicted = self.split(output.labels)
+        onehot, given, rows = label_rows(sources, values, logits, predicted, draws)
+        real = {"latent": self.encoder.sample(output, noise[0]), **self._streams(logits, predicted)}
+        fake = {"latent": noise[1], **self._streams(onehot, given)}
+        if self.discriminator.image_size is None:
+            return real, fake
+        if self.decoder is None:
+            return {"image": images, **real}, {"image": images[rows], **fake}
+        decoded = self.decoder(torch.cat([noise[1], onehot.flatten(1), given], 1).to(images.dtype))
+        return {"image": images, **real}, {"image": decoded, **fake}
+
+    def _streams(self, categorical: Tensor, continuous: Tensor) -> dict[str, Tensor]:
+        streams = dict(zip(self.stream_names, categorical.unbind(1)))
+        return {**streams, "values": continuous} if self.value_names else streams
+
+    def _discriminator_steps(
+        self, real: dict[str, Tensor], fake: dict[str, Tensor], optimizer: Any, backward: Backward
+    ) -> Tensor:
+        real, fake = ({name: value.detach() for name, value in side.items()} for side in (real, fake))
+        steps = []
+        for _ in range(self.discriminator_steps):
+            loss = functional.hinge_discriminator_loss(self.discriminator(real), self.discriminator(fake))
+            _step(loss, optimizer, backward)
+            steps.append(loss.detach())
+        return torch.stack(steps).mean()
+
+    def _generator_step(
+        self, total: Tensor, real: dict[str, Tensor], fake: dict[str, Tensor], optimizer: Any, backward: Backward
+    ) -> Tensor:
+        with frozen(self.discriminator):  # a third of its backward pass is not needed
+            scores = self.discriminator(fake) if self.decoder is not None else None
+            loss = functional.hinge_generator_loss(self.discriminator(real), scores, decoder=scores is not None)
+            _step(total + self.game.lam * loss, optimizer, backward)
+        return loss.detach()
+
+    def _step_schedules(self, interval: str) -> None:
+        for entry in self.trainer.lr_scheduler_configs:
+            if entry.interval == interval:
+                entry.scheduler.step()  # type: ignore[call-arg]
+
+    @torch.no_grad()
+    def _remember(self, sources: Tensor, values: Tensor) -> None:
+        """Running mean of the values of each class of the first source, for ``decode``."""
+        if not self.value_names or not self.source_names:
+            return
+        known = values.isfinite().all(1)
+        classes = torch.arange(self.num_classes, device=values.device)[:, None]
+        member = ((sources[None, :, 0] == classes) & known).to(self.class_values.dtype)
+        mean = member @ values.nan_to_num(0.0).to(self.class_values.dtype) / member.sum(1, keepdim=True).clamp_min(1)
+        came = member.sum(1) > 0
+        share = torch.where(self.class_seen, CLASS_MOMENTUM, 1.0)[:, None]
+        self.class_values.copy_(torch.where(came[:, None], self.class_values.lerp(mean, share), self.class_values))
+        self.class_seen |= came
+
+    @torch.no_grad()
+    def decode(self, per_class: int, generator: torch.Generator) -> Tensor:
+        """The decoder's images of each class, uint8 (C, per_class, 3, size, size).
+
+        Every source says the class, and the values are the running mean of that class in training; the classes share
+        their noise, drawn from ``generator`` on the CPU.
+
+        Raises:
+            ValueError: without a decoder, or without a categorical label set.
+        """
+        check_number(per_class, "per_class", 1, integer=True)
+        if self.decoder is None or not self.source_names:
+            raise ValueError("decode: expected a decoder and a categorical label set, and this recipe lacks one")
+        noise = torch.randn(per_class, self.latent, generator=generator).to(self.device)
+        classes = self.num_classes
+        onehot = torch.eye(classes, device=self.device).repeat(1, len(self.source_names))
+        given = torch.cat([onehot, self.class_values.float().clamp(-1, 1)], 1).repeat_interleave(per_class, 0)
+        inputs = torch.cat([noise.repeat(classes, 1), given], 1).to(next(self.decoder.parameters()).dtype)
+        training = self.decoder.training
+        self.decoder.eval()
+        images = self.decoder(inputs).float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        self.decoder.train(training)
+        return images.contiguous().unflatten(0, (classes, per_class))
+
+
+def _step(loss: Tensor, optimizer: Any, backward: Backward) -> None:
+    optimizer.zero_grad()
+    backward(loss)
+    optimizer.step()
+    torch.clear_autocast_cache()  # it holds the parameters' half-precision copies from before the step

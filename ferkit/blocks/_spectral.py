@@ -31,9 +31,11 @@ class SpectralNorm(parametrizations._SpectralNorm):
 
     def forward(self, weight: Tensor) -> Tensor:
         # half precision would move the estimate itself, which is kept from step to step
-        with torch.autocast(weight.device.type, enabled=False):
-            normalized: Tensor = super().forward(weight)
-        return normalized
+        device = weight.device.type
+        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return super().forward(weight)
+        return super().forward(weight)
 
 
 def spectral(module: M) -> M:

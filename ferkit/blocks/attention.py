@@ -49,7 +49,7 @@ class SelfAttention2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_floating(x, "x")
         check_shape(x, "x", ("N", self.channels, "H", "W"))
-        size, _, height, width = x.shape
+        height, width = x.shape[2:]
         if height % 2 or width % 2:
             raise ValueError(f"x: expected even H and W (keys and values are pooled by 2), got {tuple(x.shape)}")
         inner = self.channels // 8
@@ -62,7 +62,7 @@ class SelfAttention2d(nn.Module):
         else:
             queries, keys, values = queries.unsqueeze(1), keys.unsqueeze(1), values.unsqueeze(1)
             attended = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).squeeze(1)
-        image = attended.transpose(1, 2).reshape(size, -1, height, width)
+        image = attended.transpose(1, 2).unflatten(2, (height, width))
         output: Tensor = x + self.gamma * self.o(image)
         return output
 

@@ -57,6 +57,7 @@ def hinge_discriminator_loss(
     """
     check_choice(reduction, "reduction", REDUCTIONS)
     check_switches(joint, marginal, form)
+    check_floating(decoder_scores, "decoder_scores")
     encoder, decoder, weight = _check(encoder_scores, decoder_scores, score_weight, sample_weight)
     assert decoder is not None
     encoder, decoder = (_select(scores, score_weight, joint, marginal, form) for scores in (encoder, decoder))

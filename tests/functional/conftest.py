@@ -101,6 +101,9 @@ def _cases() -> list[Case]:
     for convention in ("population", "released"):
         options = {"convention": convention}
         cases.append(Case(f"ccc-{convention}", ff.concordance_loss, columns, options, labelled=False, per_sample=False))
+    scores = {"encoder_scores": logits, "decoder_scores": logits}
+    cases.append(Case("hinge", ff.hinge_discriminator_loss, scores, {}, labelled=False))
+    cases.append(Case("hinge-sum", ff.hinge_discriminator_loss, scores, {"form": "sum"}, labelled=False))
     return cases
 
 

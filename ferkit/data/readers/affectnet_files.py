@@ -121,7 +121,7 @@ def _read_csv(
     for row, line in lines:
         if header is None:
             first = [cell.strip() for cell in line]
-            named = any(name.casefold() == "expression" for name in first)
+            named = bool({name.casefold() for name in first} & {name.casefold() for name in REQUIRED})
             header = first if named else COLUMNS  # copies of validation.csv have no header
             folded = [name.casefold() for name in header]
             place = {name: folded.index(name.casefold()) for name in COLUMNS if name.casefold() in folded}

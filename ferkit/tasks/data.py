@@ -42,8 +42,8 @@ class DataOptions:
     """Which images and which labels.
 
     Args:
-        data: "synthetic" (rendered faces), "ferplus", "diffusionfer", "cifar10", "cifar10n" (with the labels that people
-            gave it), "folder" (class folders) or "manifest".
+        data: "synthetic" (rendered faces), "ferplus", "diffusionfer", "cifar10", "cifar10n" (with the labels that
+            people gave it), "folder" (class folders) or "manifest".
         root: the data's folder, or the manifest's file.
         classes: class names in order, where the data's own are not wanted (fewer emotions, or no emotions at all).
         labels: for ferplus the training labels: "fer2013" (the original ones), "votes" (the most voted class),

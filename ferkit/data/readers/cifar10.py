@@ -62,11 +62,10 @@ def clean_manifest(root: str | os.PathLike[str], download: bool) -> Manifest:
     """Both splits with the clean labels."""
     parts = {split: read_arrays(str(root), split, download)[1] for split in ("train", "test")}
     label = np.concatenate(list(parts.values()))
+    names = [(split, f"{split}/{i:05d}") for split, part in parts.items() for i in range(len(part))]
     return Manifest(
-        image=np.array(
-            [f"{split}/{i:05d}" for split, part in parts.items() for i in range(len(part))], dtype=np.object_
-        ),
-        split=np.array([split for split, part in parts.items() for _ in part], dtype=np.object_),
+        image=np.array([name for _, name in names], dtype=np.object_),
+        split=np.array([split for split, _ in names], dtype=np.object_),
         label=label,
         classes=CIFAR_CLASSES,
         root=Path(root),

@@ -115,17 +115,16 @@ def _indices(path: Path, rows: list[int], column: str, cells: list[str]) -> Labe
 def _published(folder: Path, download: bool) -> Manifest:
     path = folder / FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"root: expected labels.csv, or {FILE} beside cifar-10-batches-py, in {folder}, got none"
-        )
+        wanted = f"labels.csv, or {FILE} beside cifar-10-batches-py"
+        raise FileNotFoundError(f"root: expected {wanted}, in {folder}, got neither")
     table = _load(path)
-    wanted = ("clean_label", *SETS)
-    missing = [name for name in wanted if not isinstance(table, dict) or name not in table]
+    columns = ("clean_label", *SETS)
+    missing = [name for name in columns if not isinstance(table, dict) or name not in table]
     if missing:
-        raise ValueError(f"{path}: expected a dict with {', '.join(wanted)}, missing {', '.join(missing)}")
+        raise ValueError(f"{path}: expected a dict with {', '.join(columns)}, missing {', '.join(missing)}")
     manifest = clean_manifest(folder, download)
     clean = manifest.label[manifest.split == "train"]
-    sets = {name: np.asarray(table[name]) for name in wanted}
+    sets = {name: np.asarray(table[name]) for name in columns}
     for name, values in sets.items():
         if values.shape != clean.shape or values.dtype.kind not in "iu":
             expected = f"{len(clean)} integers"
@@ -148,13 +147,12 @@ def _load(path: Path) -> Any:
     try:
         from numpy._core.multiarray import _reconstruct
     except ImportError:  # numpy 1
-        from numpy.core.multiarray import _reconstruct
+        from numpy.core.multiarray import _reconstruct  # type: ignore[no-redef, unused-ignore]
     # Under the names of numpy 1 and 2: which of them wrote the file is not known.
     arrays = [(_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     with torch.serialization.safe_globals([*arrays, np.ndarray, np.dtype, dtypes.Int64DType, dtypes.Int32DType]):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises several kinds for a file that is none of its own
-            raise ValueError(
-                f"{path}: expected a dict of numpy arrays as published, of which alone it is read"
-            ) from error
+            wanted = "a dict of numpy arrays in torch's format, as published (nothing else is unpickled)"
+            raise ValueError(f"{path}: expected {wanted}, got a file that is not") from error

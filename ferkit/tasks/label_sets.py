@@ -28,8 +28,9 @@ def attach_label_sets(
 ) -> LabelSetDataset:
     """The dataset of ``build_dataset`` with its label sets and continuous labels.
 
-    Rendered faces have two annotators and a noisy detector's valence and arousal (``annotators`` and ``noisy_affect`` in
-    ``ferkit.data.synthetic.annotators``), others what is in their manifest. Data without any label set have one, "label".
+    Rendered faces have two annotators and a noisy detector's valence and arousal (``annotators`` and ``noisy_affect``
+    of ``ferkit.data.synthetic.annotators``), others what is in their manifest. Data without a label set have one, the
+    "label".
 
     Args:
         dataset: of ``build_dataset(options, split)``.

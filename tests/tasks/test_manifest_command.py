@@ -1,0 +1,139 @@
+"""Predictions joined to a manifest: the table read, the join, and ``ferkit manifest join``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ferkit.data import Manifest, join_predictions, read_predictions
+
+CLASSES = ("neutral", "happy", "sad")
+FACES = (
+    "image,split,label,source_label_true,valence\n"
+    "a.png,train,happy,happy,0.5\nsub/b.png,train,sad,happy,0.25\na.png,train,neutral,neutral,\nc.png,val,sad,sad,1\n"
+)
+PREDICTED = (
+    "index,image,split,predicted,p_neutral,p_happy,p_sad,valence,arousal\n"
+    "0,a.png,train,Happiness,0.1,0.8,0.1,-1.25,0.125\n2,sub/b.png,train,sad,0,0.4,0.6,,0.5\n"
+)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    faces, predictions = tmp_path / "faces.csv", tmp_path / "predictions.csv"
+    faces.write_text(FACES)
+    predictions.write_text(PREDICTED)
+    return faces, predictions
+
+
+def test_a_table_is_read_by_name(files: tuple[Path, Path]) -> None:
+    found = read_predictions(files[1], CLASSES)
+    assert found.image == ["a.png", "sub/b.png"] and found.label.tolist() == [1, 2] and found.rows == [2, 3]
+    assert found.classes == CLASSES and found.probabilities is not None
+    np.testing.assert_array_equal(found.probabilities, [[0.1, 0.8, 0.1], [0, 0.4, 0.6]])
+    assert found.valence is not None and found.valence[0] == -1.25 and np.isnan(found.valence[1])
+    files[1].write_text("image,arousal\na.png,0.5\n")
+    bare = read_predictions(files[1], CLASSES)
+    assert bare.label.tolist() == [-1] and bare.probabilities is None and bare.valence is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("index,predicted\n0,happy\n", "row 1: expected the column image .*data without a manifest"),
+        ("image,p_happy\na.png,1\n", "row 1: expected the column image and one of predicted"),
+        ("image,predicted,predicted\n", "row 1: expected every column once"),
+        ("image,predicted\na.png\n", "row 2: expected 2 cells"),
+        ("image,predicted\na.png,cat\n", "row 2, column 'predicted': expected one of neutral, happy, sad, got 'cat'"),
+        ("image,predicted\n,happy\n", "row 2, column 'image': expected a name"),
+        ("image,predicted\na.png,sad\nb.png,sad\na.png,sad\n", r"row 4, column 'image': 'a.png' is there .* row 2"),
+        ("image,predicted,valence\na.png,sad,much\n", "row 2, column 'valence': expected a number, got 'much'"),
+    ],
+)
+def test_a_faulty_table_names_file_and_row(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"p.csv: {message}"):
+        read_predictions(path, CLASSES)
+
+
+def test_joined_by_name_and_counted(files: tuple[Path, Path]) -> None:
+    manifest = Manifest.read(files[0], classes=CLASSES)
+    found = read_predictions(files[1], CLASSES)
+    joined = join_predictions(manifest, found, "machine", values=True)
+    assert joined.source_labels["machine"].tolist() == [1, 2, 1, -1]  # both rows of an image; none for c.png
+    assert joined.notes["without prediction"] == 1
+    assert joined.valence is not None and joined.arousal is not None
+    np.testing.assert_array_equal(joined.valence, [-1, np.nan, -1, np.nan])  # clipped, missing, clipped, missing
+    np.testing.assert_array_equal(joined.arousal, [0.125, 0.5, 0.125, np.nan])
+    assert joined.label.tolist() == manifest.label.tolist() and list(joined.source_labels) == ["true", "machine"]
+    label_only = join_predictions(manifest, found, "source_label_machine")
+    assert label_only.valence is manifest.valence or np.array_equal(
+        label_only.valence, manifest.valence, equal_nan=True
+    )
+    assert label_only.arousal is None and "machine" in label_only.source_labels
+    values_only = join_predictions(manifest, found, values=True)
+    assert list(values_only.source_labels) == ["true"]
+
+
+def test_what_cannot_be_joined_is_told(files: tuple[Path, Path]) -> None:
+    manifest = Manifest.read(files[0], classes=CLASSES)
+    found = read_predictions(files[1], CLASSES)
+    with pytest.raises(ValueError, match="got neither"):
+        join_predictions(manifest, found)
+    with pytest.raises(ValueError, match="name: expected none of true, got 'true'"):
+        join_predictions(manifest, found, "true")
+    with pytest.raises(ValueError, match=r"predictions.csv: row 3, column 'image': .* got 'sub/b.png'"):
+        join_predictions(manifest.filter([0]), found, "machine")
+    files[1].write_text("image,predicted\na.png,sad\n")
+    with pytest.raises(ValueError, match="values: expected the columns valence or arousal in .*predictions.csv"):
+        join_predictions(manifest, read_predictions(files[1], CLASSES), values=True)
+    files[1].write_text("image,valence\na.png,0.5\n")
+    with pytest.raises(ValueError, match="name: expected predicted classes in .*predictions.csv"):
+        join_predictions(manifest, read_predictions(files[1], CLASSES), "machine")
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("lightning")
+    from ferkit.cli import main
+
+    def call(*words: object) -> tuple[int, str, str]:
+        code = main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_writes_a_manifest_that_trains(files: tuple[Path, Path], command) -> None:
+    faces, predictions = files
+    out = faces.parent / "faces2.csv"
+    given = ["--manifest", faces, "--predictions", predictions, "--out", out]
+    code, printed, _ = command("manifest", "join", *given, "--name", "machine", "--values", "true")
+    assert code == 0
+    figures = dict(line.split() for line in printed.splitlines())
+    assert figures == {"rows": "4", "predicted": "3", "without_prediction": "1", "agreement": "0.6667"}
+    written = Manifest.read(out)
+    assert written.source_labels["machine"].tolist() == [1, 2, 1, -1] and written.root == faces.parent
+    assert np.array_equal(written.valence, [-1, np.nan, -1, np.nan], equal_nan=True)
+
+
+def test_the_command_s_errors_are_one_line_and_leave_no_file(files: tuple[Path, Path], command) -> None:
+    faces, predictions = files
+    out = faces.parent / "faces2.csv"
+    predictions.write_text("image,predicted\nd.png,sad\n")
+    given = ["--manifest", faces, "--predictions", predictions, "--out", out, "--name", "machine"]
+    code, _, error = command("manifest", "join", *given)
+    assert code == 2 and "row 2, column 'image'" in error and "'d.png'" in error and len(error.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_other_classes_are_given(tmp_path: Path, command) -> None:
+    (tmp_path / "m.csv").write_text("image,split,label\na.png,train,cat\n")
+    (tmp_path / "p.csv").write_text("image,predicted\na.png,dog\n")
+    given = ["--manifest", tmp_path / "m.csv", "--predictions", tmp_path / "p.csv", "--out", tmp_path / "o.csv"]
+    code, _, error = command("manifest", "join", *given, "--name", "machine", "--classes", '["cat", "dog"]')
+    assert code == 0, error
+    assert Manifest.read(tmp_path / "o.csv", classes=("cat", "dog")).source_labels["machine"].tolist() == [1]

@@ -27,13 +27,14 @@ from ferkit.data import (
 from ferkit.data.classes import with_classes
 from ferkit.data.manifest import canonical_split
 from ferkit.data.readers.cifar10 import cifar_images, cifar_labels, is_labelled_folder
+from ferkit.tasks._listed_faces import LISTED, check_lists, learned_labels, listed_faces
 
 __all__ = ["DataOptions", "build_dataset"]
 
 SPLITS = ("train", "validation", "test")
 FER2013_CLASSES = EMOTIONS[:7]  # its annotators had no contempt
 CIFAR = ("cifar10", "cifar10n")
-KINDS = ("synthetic", "ferplus", "diffusionfer", "cifar10", "cifar10n", "folder", "manifest")
+KINDS = ("synthetic", "ferplus", "rafdb", "affectnet", "diffusionfer", "cifar10", "cifar10n", "folder", "manifest")
 SYNTHETIC_SEEDS = {"train": 0, "validation": 1_000_003, "test": 2_000_003}
 
 
@@ -42,20 +43,24 @@ class DataOptions:
     """Which images and which labels.
 
     Args:
-        data: "synthetic" (rendered faces), "ferplus", "diffusionfer", "cifar10", "cifar10n" (with the labels that
-            people gave it), "folder" (class folders) or "manifest".
+        data: "synthetic" (rendered faces), "ferplus", "rafdb", "affectnet", "diffusionfer", "cifar10", "cifar10n" (with
+            the labels that people gave it), "folder" (class folders) or "manifest".
         root: the data's folder, or the manifest's file.
         classes: class names in order, where the data's own are not wanted (fewer emotions, or no emotions at all).
         labels: for ferplus the training labels: "fer2013" (the original ones), "votes" (the most voted class),
             "majority", "probability", "cross_entropy" or "multi_target"; for diffusionfer "sheet" or "folder" (the
             prompt's, wrong in 15 %; scored against the sheet's all the same); for cifar10 "clean", "majority" or a set
             of ``source_noise`` such as "noise20"; for cifar10n "random_label1" (or 2, 3), "aggre", "worse", "majority"
-            or "clean" (both scored against the clean ones); for a manifest the column, "label".
+            or "clean" (both scored against the clean ones); for rafdb a list file, such as a noise list (scored against
+            the official labels); for a manifest the column, "label".
         sources: label sets that are learned at once, by methods that do: names of the data's sets, "majority" (their
             vote) or "label" (the one of ``labels``). All the data has if not given, but for "true" and for the two of
             cifar10n that are made from others.
         values: continuous labels that are learned too: "valence", "arousal". Those the data has if not given.
         source_noise: for cifar10 the share of wrong labels in each set; 0.2, 0.3 and 0.4 if not given.
+        machine_labels: for rafdb and affectnet further label sets, name to list file (``--machine_labels.model
+            list.txt``), learned as ``sources`` and joined by the images' names.
+        affect: for rafdb and affectnet a list of valence and arousal, joined likewise.
         size: side of the images in pixels.
         train_images: use this many training images, drawn by ``subset_seed``; all if not given. For synthetic data
             how many are rendered, 3500 if not given.
@@ -74,7 +79,9 @@ class DataOptions:
         download: let torchvision download CIFAR-10 (170 MB) where ``root`` does not hold it.
     """
 
-    data: Literal["synthetic", "ferplus", "diffusionfer", "cifar10", "cifar10n", "folder", "manifest"] = "synthetic"
+    data: Literal[
+        "synthetic", "ferplus", "rafdb", "affectnet", "diffusionfer", "cifar10", "cifar10n", "folder", "manifest"
+    ] = "synthetic"
     root: str | None = None
     classes: list[str] | None = None
     labels: str | None = None
@@ -94,6 +101,8 @@ class DataOptions:
     values: list[str] | None = None
     source_noise: list[float] | None = None
     download: bool = False
+    machine_labels: dict[str, str] | None = None
+    affect: str | None = None
 
     def __post_init__(self) -> None:
         check_choice(self.data, "data", KINDS)
@@ -107,6 +116,7 @@ class DataOptions:
                 check_number(getattr(self, name), name, 1, integer=True)
         if self.data == "diffusionfer" and self.labels is not None:
             check_choice(self.labels, "labels", ("sheet", "folder"))
+        check_lists(self)
         for rate in self.source_noise or ():
             check_number(rate, "source_noise", 0, 1)
         for name in ("sources", "values"):
@@ -191,6 +201,7 @@ def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, p
     """The rows of a split; without a validation split of its own the training rows are shared out."""
     root = str(options.root)
     name = canonical_split(split)
+    everything: Manifest | None = None
     if options.data == "ferplus":
         # Scored against the most voted class whatever the training labels are.
         labels = (options.labels or "plurality") if split == "train" else "plurality"
@@ -207,6 +218,10 @@ def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, p
     elif options.data in CIFAR:
         rows = _cifar(options)
         rows = rows if classes is None else with_classes(rows, classes)
+    elif options.data in LISTED:
+        rows = listed_faces(options, classes, progress)
+        rows = everything = rows if classes is None else with_classes(rows, classes)
+        rows = replace(rows, label=rows.source_labels.get("true", rows.label))
     elif options.data == "folder":
         rows = image_folder(root, classes=classes)
     else:
@@ -223,6 +238,8 @@ def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, p
         rows = rows.select(name)
     if options.data == "diffusionfer" and options.labels == "folder" and split == "train":
         rows = replace(rows, label=rows.source_labels["folder"])
+    if everything is not None and split == "train":
+        rows = replace(rows, label=learned_labels(rows, everything))
     if options.data in CIFAR and split == "train":
         rows = cifar_labels(rows, options.labels or ("clean" if options.data == "cifar10" else "random_label1"))
     wanted = options.train_images if split == "train" else options.validation_images

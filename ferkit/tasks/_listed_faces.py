@@ -1,0 +1,50 @@
+"""RAF-DB and AffectNet with the lists that go with them, from the options of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferkit.data import Manifest, affectnet, rafdb
+
+if TYPE_CHECKING:
+    from ferkit.tasks.data import DataOptions
+
+__all__ = ["LISTED", "check_lists", "learned_labels", "listed_faces"]
+
+LISTED = ("rafdb", "affectnet")
+
+
+def check_lists(options: DataOptions) -> None:
+    """Raise for lists that the data cannot have."""
+    for name in ("machine_labels", "affect"):
+        if getattr(options, name) is not None and options.data not in LISTED:
+            raise ValueError(f"{name}: expected data {' or '.join(map(repr, LISTED))} beside it, got {options.data!r}")
+    if options.data == "affectnet" and options.labels is not None:
+        raise ValueError(f"labels: expected none for data 'affectnet', got {options.labels!r}")
+
+
+def listed_faces(options: DataOptions, classes: Sequence[str] | None, progress: bool) -> Manifest:
+    """All rows; the label is what to learn from, the source label ``true``, where there is one, what to score by."""
+    root, lists = str(options.root), options.machine_labels or {}
+    if options.data == "rafdb":
+        return rafdb(root, labels=options.labels, machine_labels=lists, affect=options.affect)
+    contempt = classes is None or "contempt" in classes
+    return _affectnet(root, 8 if contempt else 7, tuple(lists.items()), options.affect, options.on_error, progress)
+
+
+@lru_cache(maxsize=1)  # a minute for the whole set, and training asks for two splits of it
+def _affectnet(
+    root: str, classes: int, lists: tuple[tuple[str, str], ...], affect: str | None, on_error: str, progress: bool
+) -> Manifest:
+    return affectnet(root, "auto", classes, dict(lists), affect, on_error=on_error, progress=progress)
+
+
+def learned_labels(rows: Manifest, everything: Manifest) -> NDArray[np.int64]:
+    """Of each of ``rows`` its label in ``everything``."""
+    label = dict(zip(everything.image.tolist(), everything.label.tolist()))
+    return np.array([label[image] for image in rows.image], dtype=np.int64)

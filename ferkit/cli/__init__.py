@@ -9,7 +9,10 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ferkit ARGV``; the exit status is 0, or 2 for an error of the user's (one line, no traceback)."""
+    """Run ``ferkit ARGV``; the exit status is 0, 1 for a training that diverged, or 2 for an error of the user's.
+
+    Either is told in one line, without a traceback.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["info"] and len(arguments) == 1:  # needs torch and numpy alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,7 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ferkit import tasks
 from ferkit.cli.graph import add_graph_parser, run_graph, underscored
-from ferkit.tasks.run import METHODS, uses_graphs
+from ferkit.cli.manifest import add_manifest_parser, run_manifest
+from ferkit.tasks.run import METHODS, uses_graphs, uses_label_sets
+from ferkit.tasks.training import FROM_DATA
 
 __all__ = ["build_parser", "run"]
 
@@ -33,6 +36,7 @@ def build_parser() -> ArgumentParser:
         methods.add_subcommand(method, _train_parser(method, recipe), help=f"train {recipe.__name__}")
     commands.add_subcommand("evaluate", _evaluate_parser(), help="score a run on a labelled set")
     add_graph_parser(commands)
+    add_manifest_parser(commands)
     demo = ArgumentParser(description="Cross-entropy against DMUE on rendered faces with 30 % of the labels flipped.")
     demo.add_function_arguments(tasks.demo)
     commands.add_subcommand("demo", demo, help="cross-entropy against DMUE on rendered faces, in minutes")
@@ -41,9 +45,20 @@ def build_parser() -> ArgumentParser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Parse and call one task."""
+    """Parse and call one task; 1 for a training that diverged."""
+    try:
+        _run(argv)
+    except tasks.TrainingDiverged as error:
+        print(f"ferkit: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(argv: Sequence[str]) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advertisements
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # The discriminator's optimiser rests while its schedule goes on, until the game begins.
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     words = [underscored(word) for word in argv]
     options = build_parser().parse_args(_joined(words) if words[:1] == ["train"] else words)
     command = options.command
@@ -52,16 +67,18 @@ def run(argv: Sequence[str]) -> int:
         _train(method, options.train[method])
     elif command == "evaluate":
         chosen = options.evaluate
-        _print(tasks.evaluate(chosen.run, tasks.DataOptions(**_take(chosen, DATA)), chosen.split, chosen.batch_size))
+        data = tasks.DataOptions(**_take(chosen, DATA))
+        _print(tasks.evaluate(chosen.run, data, chosen.split, chosen.batch_size, chosen.save_predictions))
     elif command == "graph":
         run_graph(options.graph)
+    elif command == "manifest":
+        run_manifest(options.manifest)
     elif command == "demo":
         tasks.demo(**options.demo.as_dict())
     elif command == "info":
         from ferkit.info import report
 
         print(report())
-    return 0
 
 
 def _train_parser(method: str, recipe: type) -> ArgumentParser:
@@ -72,7 +89,9 @@ def _train_parser(method: str, recipe: type) -> ArgumentParser:
     parser.add_class_arguments(tasks.FitOptions)
     if uses_graphs(method):
         parser.add_class_arguments(tasks.GraphOptions)
-    parser.add_class_arguments(recipe, skip={"num_classes", "seed"})
+    parser.add_class_arguments(recipe, skip=set(FROM_DATA))
+    if uses_label_sets(method):  # as published; every label set may know other classes, which no batch must cover
+        parser.set_defaults(size=32, batch_size=128, sampler="shuffle")
     return parser
 
 
@@ -81,6 +100,8 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_argument("run", type=str, help="a run folder")
     parser.add_argument("--split", type=str, default="validation", help="train, validation or test")
     parser.add_argument("--batch_size", type=int, default=256, help="images at once")
+    text = "also write every image's predictions into this .csv file: classes, and valence and arousal where predicted"
+    parser.add_argument("--save_predictions", type=str, default=None, help=text)
     parser.add_class_arguments(tasks.DataOptions)
     return parser
 

@@ -1,4 +1,4 @@
-"""Score a trained run on a labelled set: accuracy, and the distance of its distributions from the votes."""
+"""Score a trained run on a labelled set: accuracy, distance from the votes, concordance of valence and arousal."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from ferkit.functional import concordance
 from ferkit.metrics import distribution_kl, jeffreys_divergence, mean_class_accuracy, total_variation
-from ferkit.recipes import Recipe
+from ferkit.recipes import LabelSetRecipe
 from ferkit.reports import plot_confusion, write_json
 from ferkit.tasks.data import DataOptions, build_dataset
+from ferkit.tasks.label_sets import attach_label_sets
+from ferkit.tasks.predictions import Predictions, annotate, check_table_path, predict, save_predictions
 from ferkit.tasks.run import Run, load_recipe
 
-__all__ = ["evaluate", "predict", "score"]
+__all__ = ["evaluate", "figures_of", "predict", "score", "score_values"]
 
 JEFFREYS_EPS = 1e-6
-
-
-@torch.no_grad()
-def predict(recipe: Recipe, dataset: Any, batch_size: int = 256) -> Tensor:
-    """Class probabilities (N, C) of every image, without augmentation, in the dataset's order."""
-    training = recipe.training
-    recipe.eval()
-    batches = [recipe(batch["image"].to(recipe.device)).softmax(1).cpu() for batch in DataLoader(dataset, batch_size)]
-    recipe.train(training)
-    return torch.cat(batches) if batches else torch.zeros(0, recipe.num_classes)
 
 
 def score(probabilities: Tensor, dataset: Any) -> dict[str, float]:
@@ -54,12 +45,51 @@ def score(probabilities: Tensor, dataset: Any) -> dict[str, float]:
     return result
 
 
-def evaluate(run: str, data: DataOptions, split: str = "validation", batch_size: int = 256) -> dict[str, float]:
+def score_values(found: Predictions, dataset: Any) -> dict[str, float]:
+    """``ccc_<name>`` and ``mse_<name>`` of each predicted value over the images where it is known; ``ccc``, the mean.
+
+    The concordance correlation coefficient is the population's; the truth is the dataset's ``true_values``, or its
+    ``values`` where it has no others. A name without a known image is left out.
+    """
+    truth = getattr(dataset, "true_values", None)
+    truth = getattr(dataset, "values", None) if truth is None else truth
+    names = list(getattr(dataset, "value_names", ()))
+    result: dict[str, float] = {}
+    for column, name in enumerate(found.value_names):
+        if truth is None or name not in names:
+            continue
+        wanted = truth[:, names.index(name)].double()
+        known = wanted.isfinite()
+        if not bool(known.any()):
+            continue
+        given, wanted = found.values[known, column].double(), wanted[known]
+        result[f"ccc_{name}"] = float(concordance(given[:, None], wanted[:, None]))
+        result[f"mse_{name}"] = float((given - wanted).square().mean())
+    coefficients = [value for name, value in result.items() if name.startswith("ccc_")]
+    return {**result, "ccc": sum(coefficients) / len(coefficients)} if coefficients else result
+
+
+def figures_of(found: Predictions, dataset: Any) -> dict[str, float]:
+    """Every figure of what was predicted: of the classes where there are some, and of the values."""
+    classes = {"images": float(len(dataset))} if found.probabilities is None else score(found.probabilities, dataset)
+    return classes | score_values(found, dataset)
+
+
+def evaluate(
+    run: str,
+    data: DataOptions,
+    split: str = "validation",
+    batch_size: int = 256,
+    save: str | None = None,
+) -> dict[str, float]:
     """Score the run in folder ``run`` on a split of any dataset with its classes, at the size it was trained with.
 
     On the data of a cross-validated run it is the run's own fold, unless another is asked for.
-    Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and returns the figures.
+    Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and with ``save`` the
+    predictions into that CSV file; returns the figures.
     """
+    if save is not None:
+        check_table_path(save)
     folder = Run(Path(run))
     recipe = load_recipe(folder)
     config = folder.read_config()
@@ -67,11 +97,16 @@ def evaluate(run: str, data: DataOptions, split: str = "validation", batch_size:
     if data.folds is None and config.get("folds") and (data.data, data.root) == (config["data"], config["root"]):
         data = replace(data, **{name: config[name] for name in ("folds", "fold", "subset_seed")})
     dataset = build_dataset(data, split, classes=config["classes"])
-    probabilities = predict(recipe, dataset, batch_size)
-    figures = score(probabilities, dataset)
+    if isinstance(recipe, LabelSetRecipe):
+        dataset = attach_label_sets(dataset, data, split, values=config["values"])
+    found = annotate(recipe, dataset, batch_size)
+    figures = figures_of(found, dataset)
     name = f"{data.data}-{split}"
+    if save is not None:
+        save_predictions(save, found, dataset, split, config["classes"])
     write_json(folder.folder / f"evaluate-{name}.json", figures)
-    confusion_figure(probabilities, dataset, folder.figures / f"confusion-{name}.png")
+    if found.probabilities is not None:
+        confusion_figure(found.probabilities, dataset, folder.figures / f"confusion-{name}.png")
     return figures
 
 

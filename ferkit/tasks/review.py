@@ -15,7 +15,7 @@ from ferkit.recipes import DMUE, AffectTargets, Recipe
 from ferkit.recipes.dmue import Mined
 from ferkit.reports import dmue_sheet, write_text
 from ferkit.samplers import ClassCoverageBatchSampler
-from ferkit.tasks.evaluation import predict
+from ferkit.tasks.predictions import predict
 from ferkit.tasks.run import Run
 
 __all__ = ["mine", "review_labels"]

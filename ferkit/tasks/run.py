@@ -10,10 +10,22 @@ import yaml
 
 import ferkit
 from ferkit.blocks.pretrained import read_checkpoint
-from ferkit.recipes import DMUE, LDLALSG, LDLVA, AffectDMUE, CrossEntropy, GuidedDMUE, NeighborRecipe, Recipe
+from ferkit.recipes import (
+    DMUE,
+    LDLALSG,
+    LDLVA,
+    VGG,
+    AffectDMUE,
+    CrossEntropy,
+    GuidedDMUE,
+    LabelSetRecipe,
+    NeighborRecipe,
+    NoisyFER,
+    Recipe,
+)
 from ferkit.reports import write_text
 
-__all__ = ["METHODS", "Run", "load_recipe", "uses_graphs"]
+__all__ = ["METHODS", "Run", "load_recipe", "uses_graphs", "uses_label_sets"]
 
 METHODS: dict[str, type[Recipe]] = {
     "ce": CrossEntropy,
@@ -22,12 +34,19 @@ METHODS: dict[str, type[Recipe]] = {
     "ldlva": LDLVA,
     "dmue-ldl-alsg": GuidedDMUE,
     "dmue-ldlva": AffectDMUE,
+    "noisyfer": NoisyFER,
+    "vgg": VGG,
 }
 
 
 def uses_graphs(method: str) -> bool:
     """Whether the method trains with neighbours of the training images."""
     return issubclass(METHODS[method], NeighborRecipe)
+
+
+def uses_label_sets(method: str) -> bool:
+    """Whether the method learns from several label sets at once, valence and arousal among them."""
+    return issubclass(METHODS[method], LabelSetRecipe)
 
 
 @dataclass(frozen=True)
@@ -110,7 +129,8 @@ def load_recipe(run: Run) -> Recipe:
     config = run.read_config()
     state = read_checkpoint(run.checkpoint)
     try:
-        recipe = METHODS[config["method"]](**{**state["hyper_parameters"], "pretrained": None})
+        given = state["hyper_parameters"]
+        recipe = METHODS[config["method"]](**{**given, **({"pretrained": None} if "pretrained" in given else {})})
         recipe.load_state_dict(state["state_dict"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(

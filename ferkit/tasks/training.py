@@ -10,21 +10,25 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader, Sampler
 
 from ferkit.blocks.pretrained import read_checkpoint
 from ferkit.checks import check_choice, check_number
+from ferkit.data.label_sets import LabelSetDataset
 from ferkit.recipes import Recipe
 from ferkit.recipes.neighbors import NeighborRecipe
 from ferkit.reports import plot_curves, write_json
 from ferkit.samplers import ClassCoverageBatchSampler
 from ferkit.tasks._callbacks import AtomicCheckpointIO, MetricsTable
+from ferkit.tasks._decoder_sheet import DecoderSheet, has_decoder
 from ferkit.tasks.data import DataOptions, build_dataset
-from ferkit.tasks.evaluation import confusion_figure, predict, score
+from ferkit.tasks.evaluation import confusion_figure, figures_of
+from ferkit.tasks.label_sets import attach_label_sets
 from ferkit.tasks.neighbors import GraphOptions, attach_graphs
+from ferkit.tasks.predictions import annotate
 from ferkit.tasks.review import review_labels
-from ferkit.tasks.run import METHODS, Run
+from ferkit.tasks.run import METHODS, Run, uses_label_sets
 
 __all__ = ["FitOptions", "train"]
 
@@ -70,6 +74,8 @@ class FitOptions:
         check_choice(self.sampler, "sampler", ("coverage", "shuffle"))
 
 
+# Arguments of a recipe that come from the data and from the seed of the run.
+FROM_DATA = ("num_classes", "seed", "size", "sources", "values")
 # What a run may be continued with in another way: none of these changes the result.
 FREE = ("out", "resume", "accelerator", "workers", "progress", "validate_every")
 
@@ -81,28 +87,39 @@ def train(
     options: Mapping[str, Any] | None = None,
     graphs: GraphOptions | None = None,
 ) -> dict[str, float]:
-    """Train ``method`` ("ce", "dmue", "ldl-alsg", "ldlva", ...) and write the run folder; returns metrics.json.
+    """Train ``method`` ("ce", "dmue", "noisyfer", ...) and write the run folder; returns metrics.json.
 
     Everything that can be wrong with the request is found before the folder is made.
     """
     check_choice(method, "method", tuple(METHODS))
+    several = uses_label_sets(method)
+    if not several and (data.sources is not None or data.values is not None):
+        raise ValueError(f"sources: expected none with method {method!r}, which learns one label set, got some")
     run = Run(Path(fit.out or default_folder(method, data, fit)))
     training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
     validation = build_dataset(data, "validation", seed=fit.seed, classes=training.classes, progress=fit.progress)
+    given = dict(options or {})
+    if several:
+        training = attach_label_sets(training, data, "train")
+        sources, values = list(training.source_names), list(training.value_names)
+        data = replace(data, sources=sources, values=values)
+        validation = attach_label_sets(validation, data, "validation", sources, values)
+        given |= {"size": data.size, "sources": sources, "values": values}
     lightning.seed_everything(fit.seed, verbose=False)
-    recipe = METHODS[method](num_classes=len(training.classes), seed=fit.seed, **(options or {}))
+    recipe = METHODS[method](num_classes=len(training.classes), seed=fit.seed, **given)
     neighbors = None
     if isinstance(recipe, NeighborRecipe):
         neighbors = attach_graphs(recipe, training, graphs or GraphOptions(), run, fit.progress)
     groups = None if neighbors is None else neighbors.loader(training, fit)
     loader = training_loader(training, fit) if groups is None else groups
     settings = {key: value for key, value in asdict(fit).items() if key not in FREE}
-    recipe_options = {key: value for key, value in recipe.hparams.items() if key not in ("num_classes", "seed")}
+    recipe_options = {key: value for key, value in recipe.hparams.items() if key not in FROM_DATA}
     data = replace(data, classes=list(training.classes))
     config = {"method": method, **asdict(data), **settings, **recipe_options}
     if neighbors is not None:
         config |= asdict(neighbors.options)
-    trainer, table = make_trainer(run, fit)
+    sheets = [DecoderSheet(run.figures / "decoder.png", tuple(training.classes))] if has_decoder(recipe) else []
+    trainer, table = make_trainer(run, fit, *sheets)
     checkpoint = run.claim(config, fit.resume)
     if neighbors is not None:
         neighbors.keep(run, training)
@@ -121,10 +138,15 @@ def default_folder(method: str, data: DataOptions, fit: FitOptions) -> str:
 
 
 def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:
-    """Batches of the training set in the order of the seed."""
-    coverage = ClassCoverageBatchSampler(  # made in any case: a class without an image is told now
-        dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
-    )
+    """Batches of the training set in the order of the seed.
+
+    Where one label set is learned, a class without an image is told now, whatever the sampler. Several sets may differ
+    in the classes that they know.
+    """
+    if fit.sampler == "coverage" or not isinstance(dataset, LabelSetDataset):
+        coverage = ClassCoverageBatchSampler(
+            dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
+        )
     if fit.sampler == "coverage":
         return DataLoader(dataset, batch_sampler=coverage, num_workers=fit.workers)
     sampler = ShuffleBatchSampler(len(dataset), fit.batch_size, fit.seed)
@@ -150,7 +172,7 @@ class ShuffleBatchSampler(Sampler[list[int]]):
             yield order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 
 
-def make_trainer(run: Run, fit: FitOptions) -> tuple[lightning.Trainer, MetricsTable]:
+def make_trainer(run: Run, fit: FitOptions, *callbacks: Callback) -> tuple[lightning.Trainer, MetricsTable]:
     """A Trainer that keeps the last checkpoint and one row of metrics an epoch."""
     table = MetricsTable(run.metrics_csv)
     keep = ModelCheckpoint(
@@ -162,7 +184,7 @@ def make_trainer(run: Run, fit: FitOptions) -> tuple[lightning.Trainer, MetricsT
             accelerator=fit.accelerator,
             devices=1,
             precision=fit.precision,
-            callbacks=[table, keep],
+            callbacks=[table, *callbacks, keep],
             plugins=[AtomicCheckpointIO()],
             logger=False,
             enable_progress_bar=fit.progress,
@@ -179,12 +201,13 @@ def make_trainer(run: Run, fit: FitOptions) -> tuple[lightning.Trainer, MetricsT
 def finish(run: Run, recipe: Recipe, training: Any, validation: Any, table: MetricsTable) -> dict[str, float]:
     """Final figures, label list and pictures of a trained recipe."""
     run.figures.mkdir(exist_ok=True)
-    probabilities = predict(recipe, validation)
-    figures = score(probabilities, validation)
+    found = annotate(recipe, validation)
+    figures = figures_of(found, validation)
     write_json(run.metrics_json, figures)
     table.write()
     plot_curves(run.metrics_csv, run.figures / "curves.png")
-    confusion_figure(probabilities, validation, run.figures / "confusion.png")
-    figures |= review_labels(run, recipe, training)
-    write_json(run.metrics_json, figures)
+    if found.probabilities is not None:
+        confusion_figure(found.probabilities, validation, run.figures / "confusion.png")
+        figures |= review_labels(run, recipe, training)
+        write_json(run.metrics_json, figures)
     return figures

@@ -1,0 +1,95 @@
+"""What a trained recipe says of every image of a set, and the table that it is kept in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ferkit.data.manifest import canonical_split
+from ferkit.recipes import LabelSetRecipe, Recipe
+from ferkit.reports import write_text
+
+__all__ = ["Predictions", "annotate", "check_table_path", "predict", "save_predictions"]
+
+
+class Predictions(NamedTuple):
+    """What a recipe says of N images, in the dataset's order."""
+
+    probabilities: Tensor | None  # (N, C); None of a recipe that learned values alone
+    values: Tensor  # (N, V), V = 0 without any
+    value_names: tuple[str, ...]
+
+
+def predict(recipe: Recipe, dataset: Any, batch_size: int = 256) -> Tensor:
+    """Class probabilities (N, C) of every image, without augmentation, in the dataset's order."""
+    probabilities = annotate(recipe, dataset, batch_size).probabilities
+    if probabilities is None:
+        raise ValueError("recipe: expected one that predicts classes, got one of values alone: use annotate")
+    return probabilities
+
+
+@torch.no_grad()
+def annotate(recipe: Recipe, dataset: Any, batch_size: int = 256) -> Predictions:
+    """Probabilities and, where the recipe predicts any, values of every image, in one pass without augmentation."""
+    names = recipe.value_names if isinstance(recipe, LabelSetRecipe) else ()
+    classless = isinstance(recipe, LabelSetRecipe) and not recipe.source_names
+    shares, values = [torch.zeros(0, recipe.num_classes)], [torch.zeros(0, len(names))]
+    training = recipe.training
+    recipe.eval()
+    try:
+        for batch in DataLoader(dataset, batch_size):
+            images = batch["image"].to(recipe.device)
+            if isinstance(recipe, LabelSetRecipe):
+                found = recipe.annotate(images)
+                each = found.probabilities
+                shares.append((each[:, 0] if recipe.head == "first" else each.mean(1)).cpu())
+                values.append(found.values.float().cpu())
+            else:
+                shares.append(recipe(images).softmax(1).cpu())
+    finally:
+        recipe.train(training)
+    return Predictions(None if classless else torch.cat(shares), torch.cat(values), names)
+
+
+def check_table_path(path: str | os.PathLike[str]) -> Path:
+    """``path`` of a table that can be written; ValueError for a folder or another kind of file, before any work."""
+    target = Path(path)
+    if target.suffix.lower() != ".csv" or target.is_dir():
+        raise ValueError(f"save_predictions: expected a .csv file, got {str(path)!r}")
+    return target
+
+
+def save_predictions(
+    path: str | os.PathLike[str], found: Predictions, dataset: Any, split: str, classes: Sequence[str]
+) -> None:
+    """Write predictions as a CSV file, whole or not at all, one row an image in the dataset's order.
+
+    Columns: ``index`` (of the image in the set), ``image`` (the manifest's path, where there is a manifest), ``split``
+    (as a manifest names it), ``predicted`` (the likeliest class) and ``p_<class>`` where the recipe predicts classes,
+    and a column a value (``valence``, ``arousal``) where it predicts some.
+    """
+    check_table_path(path)
+    manifest = getattr(dataset, "manifest", None)
+    columns: dict[str, Sequence[Any]] = {"index": range(len(dataset))}
+    if manifest is not None:
+        columns["image"] = [str(image) for image in manifest.image]
+    columns["split"] = [canonical_split(split)] * len(dataset)
+    if found.probabilities is not None:
+        columns["predicted"] = [classes[best] for best in found.probabilities.argmax(1).tolist()]
+        for name, shares in zip(classes, found.probabilities.unbind(1)):
+            columns[f"p_{name}"] = [f"{share:.6f}" for share in shares.tolist()]
+    for name, values in zip(found.value_names, found.values.unbind(1)):
+        columns[name] = [f"{value:.6f}" for value in values.tolist()]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(zip(*columns.values()))
+    write_text(path, text.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -274,9 +275,11 @@ class NoisyFER(LabelSetRecipe):
         return loss.detach()
 
     def _step_schedules(self, interval: str) -> None:
-        for entry in self.trainer.lr_scheduler_configs:
-            if entry.interval == interval:
-                entry.scheduler.step()  # type: ignore[call-arg]
+        with warnings.catch_warnings():  # the discriminator's goes on while it waits for the game
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
+            for entry in self.trainer.lr_scheduler_configs:
+                if entry.interval == interval:
+                    entry.scheduler.step()  # type: ignore[call-arg]
 
     @torch.no_grad()
     def _remember(self, sources: Tensor, values: Tensor) -> None:

@@ -71,7 +71,7 @@ def test_sets_without_a_label_add_nothing():
     made = recipe(sources=("a",), values=("valence",))
     labels = torch.randn(4, CLASSES + 1, requires_grad=True)
     loss = made.supervised_loss(labels, torch.full((4, 1), -1), torch.full((4, 1), NAN))["loss"]
-    assert float(loss) == 0
+    assert float(loss.detach()) == 0
     loss.backward()
     assert (labels.grad == 0).all()
 
@@ -96,7 +96,7 @@ def test_values_alone_give_annotations_but_no_class():
     made = recipe(sources=(), values=("valence",)).eval()
     assert made.annotate(images(2)).values.shape == (2, 1)
     assert made.annotate(images(2)).probabilities.shape == (2, 0, CLASSES)
-    with pytest.raises(ValueError, match="sources: .*values alone"):
+    with pytest.raises(ValueError, match="values alone"):
         made(images(2))
 
 

@@ -15,6 +15,7 @@ from ferkit.data.emotions import class_index
 from ferkit.data.manifest import Manifest
 from ferkit.data.manifest_table import to_numbers
 from ferkit.data.readers.ferplus_votes import read_csv
+from ferkit.data.readers.name_lists import ImageNames
 
 __all__ = ["Predictions", "join_predictions", "read_predictions"]
 
@@ -108,7 +109,8 @@ def join_predictions(
 
     Args:
         manifest: its rows stay as they are; every row of an image gets the image's prediction.
-        predictions: of images of the manifest, by the names it has in ``image``.
+        predictions: of images of the manifest, by the names it has in ``image`` or the ends of these: a manifest that
+            is written elsewhere has other folders in front.
         name: of the new source label; none is made without it.
         values: take the predicted valence and arousal, in [-1, 1] (others are clipped, as noisyFER does), in place of
             the manifest's.
@@ -118,7 +120,7 @@ def join_predictions(
         ``notes["without prediction"]``.
 
     Raises:
-        ValueError: nothing to join, a name that the manifest has already, or an image it has not.
+        ValueError: nothing to join, a set that the manifest has already, an image it has not or that is there twice.
 
     Example:
         >>> manifest = Manifest(["a.png", "b.png"], ["train", "train"], [0, 1], ("neutral", "happy"))
@@ -135,18 +137,32 @@ def join_predictions(
         raise ValueError(f"values: expected the columns valence or arousal in {predictions.source}, got none")
     if name and not (predictions.label >= 0).any():
         raise ValueError(f"name: expected predicted classes in {predictions.source}, got none")
-    known = set(manifest.image.tolist())
-    for row, image in zip(predictions.rows, predictions.image):
-        if image not in known:
-            where = f"{predictions.source}: row {row}, column 'image'"
-            raise ValueError(f"{where}: expected an image of {manifest.source}, got {image!r}")
-    place = {image: position for position, image in enumerate(predictions.image)}
-    taken = np.array([place.get(image, len(place)) for image in manifest.image.tolist()], dtype=np.int64)
+    place = _places(manifest, predictions)
+    none = len(predictions.image)
+    taken = np.array([place.get(image, none) for image in manifest.image.tolist()], dtype=np.int64)
     changed: dict[str, Any] = {}
     if name:
         label = np.append(predictions.label, -1)[taken]
         changed["source_labels"] = {**manifest.source_labels, name.removeprefix("source_label_"): label}
     if values:
         changed |= {key: np.append(np.clip(column, -1, 1), np.nan)[taken] for key, column in affect.items()}
-    changed["notes"] = {**manifest.notes, "without prediction": int((taken == len(place)).sum())}
+    changed["notes"] = {**manifest.notes, "without prediction": int((taken == none).sum())}
     return replace(manifest, **changed)
+
+
+def _places(manifest: Manifest, predictions: Predictions) -> dict[str, int]:
+    """Position of each image's prediction, by the image's name in the manifest."""
+    images = list(dict.fromkeys(manifest.image.tolist()))  # an image may have several rows
+    names, exact = ImageNames(images), {image: position for position, image in enumerate(images)}
+    place: dict[str, int] = {}
+    for position, (row, name) in enumerate(zip(predictions.rows, predictions.image)):
+        found = exact[name] if name in exact else names.find(name)
+        where = f"{predictions.source}: row {row}, column 'image'"
+        if found == -2:
+            raise ValueError(f"{where}: {name!r} is the end of several images' names in {manifest.source}")
+        if found == -1:
+            raise ValueError(f"{where}: expected an image of {manifest.source}, got {name!r}")
+        other = place.setdefault(images[found], position)
+        if other != position:
+            raise ValueError(f"{where}: {name!r} is the image of row {predictions.rows[other]} already")
+    return place

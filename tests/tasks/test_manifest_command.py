@@ -76,6 +76,25 @@ def test_joined_by_name_and_counted(files: tuple[Path, Path]) -> None:
     assert list(values_only.source_labels) == ["true"]
 
 
+def test_the_end_of_a_name_is_enough_where_it_is_one_image_s(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    manifest = Manifest(["x/1.png", "x/2.png", "y/2.png", "2.png"], ["train"] * 4, [0] * 4, CLASSES)
+
+    def joined(*names: str) -> list[int]:
+        path.write_text("\n".join(["image,predicted", *(f"{name},sad" for name in names)]) + "\n")
+        return join_predictions(manifest, read_predictions(path, CLASSES), "m").source_labels["m"].tolist()
+
+    assert joined("1.png", "../faces/y/2.png") == [2, -1, 2, -1]
+    assert joined("2.png") == [-1, -1, -1, 2]  # the whole name goes before ends
+    with pytest.raises(ValueError, match=r"row 3, column 'image': '1\.png' is the image of row 2 already"):
+        joined("x/1.png", "1.png")
+    with pytest.raises(ValueError, match=r"row 2, column 'image': expected an image of manifest, got 'z/1\.png'"):
+        joined("z/1.png")
+    manifest = manifest.filter([0, 1, 2])
+    with pytest.raises(ValueError, match=r"row 2, column 'image': '2\.png' is the end of several"):
+        joined("2.png")
+
+
 def test_what_cannot_be_joined_is_told(files: tuple[Path, Path]) -> None:
     manifest = Manifest.read(files[0], classes=CLASSES)
     found = read_predictions(files[1], CLASSES)

@@ -62,7 +62,7 @@ class SelfAttention2d(nn.Module):
         else:
             queries, keys, values = queries.unsqueeze(1), keys.unsqueeze(1), values.unsqueeze(1)
             attended = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).squeeze(1)
-        image = attended.transpose(1, 2).unflatten(2, (height, width))
+        image = attended.transpose(1, 2).unflatten(2, (height, width))  # type: ignore[no-untyped-call]
         output: Tensor = x + self.gamma * self.o(image)
         return output
 

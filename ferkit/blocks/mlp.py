@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,17 +48,9 @@ class MLPBlock(nn.Module):
         check_floating(x, "x")
         check_shape(x, "x", ("N", self.in_features))
         h: Tensor = self.input(x)
-        # the sub-blocks side by side: two products in place of two each
-        weights, biases = _parameters(self.first)
-        inner = F.relu(F.linear(F.relu(h), torch.cat(weights), torch.cat(biases)))
-        weights, biases = _parameters(self.second)
-        total = F.linear(inner, torch.cat(weights, dim=1), torch.stack(biases).sum(0))
-        return h + total if self.form == "released" else total
+        r = F.relu(h)
+        terms = [second(F.relu(first(r))) for first, second in zip(self.first, self.second)]
+        return sum(terms, start=h) if self.form == "released" else sum(terms[1:], start=terms[0])
 
     def extra_repr(self) -> str:
         return f"sub_blocks={len(self.first)}, form={self.form!r}"
-
-
-def _parameters(layers: Iterable[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    return [layer.weight for layer in linear], [layer.bias for layer in linear]

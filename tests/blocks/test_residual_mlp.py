@@ -53,6 +53,7 @@ def test_residual_golden(golden, close, assign):
     [
         ((3, 5), True, (8, 6)),
         ((5, 5), True, (4, 4)),
+        ((5, 5), True, (9, 11)),
         ((5, 5), True, (2, 2)),
         ((5, 4), True, (2, 4)),
         ((5, 5), True, (5, 7)),

@@ -127,6 +127,26 @@ class Minimal(unittest.TestCase):
         auxiliary_cross_entropy(model(torch.zeros(6, 3, 32, 32)).auxiliary_logits, torch.arange(6) % 3).backward()
         self.assertIsNotNone(model.trunk.conv1.weight.grad)
 
+    def test_a_step_of_the_hinge_game(self):
+        import torch
+
+        from ferkit.blocks import DeconvDecoder, MultiStreamDiscriminator, VGGEncoder
+        from ferkit.losses import HingeDiscriminatorLoss, HingeGeneratorLoss
+
+        encoder, decoder = VGGEncoder(32, 7, 20, width=0.125), DeconvDecoder(32, 27, width=0.125)
+        critic = MultiStreamDiscriminator(32, 20, {"expression": 7}, width=0.125, explicit=True)
+        images, noise, labels = torch.zeros(4, 3, 32, 32), torch.randn(4, 20), torch.eye(7)[:4]
+        output = encoder(images)
+        real = {"image": images, "latent": encoder.sample(output, noise), "expression": output.labels}
+        fake = {"image": decoder(torch.cat([noise, labels], 1)), "latent": noise, "expression": labels}
+        scores = critic(real), critic(fake)
+        self.assertEqual(scores[0].shape, (4, 4))
+        e, d = (value.detach().clamp(-1, 1) for value in scores)
+        self.assertAlmostEqual(HingeDiscriminatorLoss()(e, d).item(), (2 - e.mean() + d.mean()).item(), places=5)
+        HingeGeneratorLoss()(*scores).backward()
+        for network in (encoder, decoder):
+            self.assertTrue(all(parameter.grad is not None for parameter in network.parameters()))
+
     def test_info(self):
         result = run("from ferkit.cli import main; sys.exit(main(['info']))")
         self.assertEqual(result.returncode, 0, result.stderr)

@@ -97,8 +97,8 @@ def evaluate(
     if data.folds is None and config.get("folds") and (data.data, data.root) == (config["data"], config["root"]):
         data = replace(data, **{name: config[name] for name in ("folds", "fold", "subset_seed")})
     dataset = build_dataset(data, split, classes=config["classes"])
-    if isinstance(recipe, LabelSetRecipe):
-        dataset = attach_label_sets(dataset, data, split, values=config["values"])
+    if isinstance(recipe, LabelSetRecipe):  # not as for training, whatever the split: the best-known values, if any
+        dataset = attach_label_sets(dataset, data, "test", values=config["values"])
     found = annotate(recipe, dataset, batch_size)
     figures = figures_of(found, dataset)
     name = f"{data.data}-{split}"

@@ -15,6 +15,8 @@ import yaml
 from PIL import Image
 
 from ferkit.cli import main
+from ferkit.data import Manifest
+from ferkit.data.predictions import join_predictions, read_predictions
 from ferkit.recipes import VGG, NoisyFER, TrainingDiverged
 from ferkit.tasks.run import Run, load_recipe
 
@@ -107,6 +109,8 @@ def test_config_of_a_run_is_a_config_for_a_run(runs, tmp_path):
 WAITING = """
 import sys, time
 from ferkit.cli import main
+from ferkit.data import Manifest
+from ferkit.data.predictions import join_predictions, read_predictions
 from ferkit.recipes import NoisyFER
 
 step, calls = NoisyFER.training_step, []
@@ -166,6 +170,20 @@ def test_label_sets_of_a_manifest(manifest, tmp_path):
         assert (config["sources"], config["values"]) == (sources, values)
         figures = json.loads((out / "metrics.json").read_text())
         assert ("ccc_valence" in figures) == bool(values) and figures["images"] == 8
+
+
+def test_data_without_values_are_labelled_by_a_run_that_learned_some(manifest, tmp_path):
+    run, bare, table = tmp_path / "run", manifest.with_name("bare.csv"), tmp_path / "found.csv"
+    assert ferkit("train vgg", MANIFEST, "--root", manifest, "--out", run) == 0
+    lines = [line.split(",")[:3] for line in manifest.read_text().splitlines()]
+    bare.write_text("\n".join(map(",".join, lines)) + "\n")
+    words = ("--data manifest --split train --root", bare, "--save-predictions", table)
+    assert ferkit("evaluate", run, *words) == 0
+    figures = json.loads((run / "evaluate-manifest-train.json").read_text())
+    assert figures["images"] == 16 and not any("valence" in name or "ccc" in name for name in figures)
+    found = read_predictions(table, ("happy", "sad"))
+    joined = join_predictions(Manifest.read(bare, classes=("happy", "sad")), found, "machine", values=True)
+    assert (joined.source_labels["machine"] >= 0).sum() == 16 and np.isfinite(joined.valence).sum() == 16
 
 
 def test_values_alone(manifest, tmp_path):

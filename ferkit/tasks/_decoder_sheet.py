@@ -28,6 +28,8 @@ class DecoderSheet(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         assert isinstance(pl_module, NoisyFER)
         done, last = trainer.current_epoch + 1, trainer.max_epochs or 1
+        if bool(pl_module.game.broken):  # the run is about to be stopped, and the sheet of a good epoch stays
+            return
         if done == last or done % max(last // SHEETS, 1) == 0:
             images = pl_module.decode(ROWS, torch.Generator().manual_seed(SEED)).cpu()
             decoder_sheet(images.transpose(0, 1).flatten(0, 1), self.classes, self.path, f"epoch {done}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GameState", "TrainingDiverged", "frozen", "label_rows", "seeded"]
+__all__ = ["Backward", "GameState", "TrainingDiverged", "frozen", "seeded", "step"]
+
+Backward = Callable[[Tensor], object]
 
 # The discriminator's loss is 2 where it tells nothing apart (every hinge at score 0) and 0 where no tuple is within a
 # margin: then it has no gradient left, while the generators still follow its last direction. Healthy games stay near
@@ -114,31 +117,9 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
         yield
 
 
-def label_rows(
-    sources: Tensor, values: Tensor, logits: Tensor, predicted: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of complete labels for the decoder: a row with a gap gives way to a complete one of the batch.
-
-    Args:
-        sources: (N, S), -1 missing.
-        values: (N, V), NaN missing.
-        logits: (N, S, C) that fill the gaps where no row is complete.
-        predicted: (N, V), likewise.
-        generator: on the labels' device.
-
-    Returns:
-        One-hot labels (N, S, C), values (N, V) in [-1, 1], and the row (N,) of the batch that each is of.
-    """
-    count = len(sources)
-    device = sources.device
-    complete = (sources >= 0).all(1) & values.isfinite().all(1)
-    draws = torch.rand(2, count, device=device, generator=generator)
-    order = torch.where(complete, draws[0], 2.0).argsort()  # the complete rows first, shuffled
-    number = complete.sum()
-    other = order[(draws[1] * number).long().clamp_max((number - 1).clamp_min(0))]
-    rows = torch.where(complete | (number == 0), torch.arange(count, device=device), other)
-    sources, values = sources[rows], values[rows]
-    sources = torch.where(sources < 0, logits.detach()[rows].argmax(2), sources)
-    values = torch.where(values.isfinite(), values.to(predicted.dtype), predicted.detach()[rows])
-    onehot = sources[:, :, None] == torch.arange(logits.shape[2], device=device)
-    return onehot.to(predicted.dtype), values.clamp(-1, 1), rows
+def step(loss: Tensor, optimizer: Any, backward: Backward) -> None:
+    """Move an optimiser's parameters down a loss."""
+    optimizer.zero_grad()
+    backward(loss)
+    optimizer.step()
+    torch.clear_autocast_cache()  # it holds the parameters' half-precision copies from before the step

@@ -162,7 +162,7 @@ class LabelSetRecipe(Recipe):
                 columns.append(
                     functional.concordance_loss(
                         predicted[:, column : column + 1],
-                        torch.where(known, values[:, column], 0)[:, None].to(predicted.dtype),
+                        torch.where(known, values[:, column], 0)[:, None],  # not rounded to half precision
                         known.to(predicted.dtype),
                         self.ccc_convention,
                     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from ferkit import functional
 from ferkit.blocks import DeconvDecoder, EncoderOutput, MultiStreamDiscriminator
 from ferkit.blocks._width import check_power_of_two
 from ferkit.checks import check_choice, check_number
-from ferkit.recipes._game import GameState, TrainingDiverged, frozen, label_rows, seeded
+from ferkit.recipes._game import Backward, GameState, TrainingDiverged, frozen, seeded, step
+from ferkit.recipes._label_rows import follow_class_means, label_rows
 from ferkit.recipes.base import Batch
 from ferkit.recipes.label_sets import LabelSetRecipe
 
@@ -36,8 +37,6 @@ ORDERS = {"released": (False, 2), "supplement": (True, 2), "algorithm1": (True, 
 CHECK_EVERY = 50  # steps between two looks at the losses, which wait for the device
 CLASS_MOMENTUM = 0.02  # of the values of each class
 NOISE = 1  # the stream of draws beside the augmentation's
-
-Backward = Callable[[Tensor], object]
 
 
 class NoisyFER(LabelSetRecipe):
@@ -79,6 +78,12 @@ class NoisyFER(LabelSetRecipe):
         padding: largest shift of the random crop, in pixels.
         size: of the images, a power of two of 32 or more.
         **options: of :class:`ferkit.recipes.LabelSetRecipe`.
+
+    >>> recipe = NoisyFER(7, sources=("annotator1", "annotator2"), values=("valence", "arousal"), width=0.1)
+    >>> recipe.discriminator.score_names
+    ('image', 'latent', 'source0', 'source1', 'values', 'joint')
+    >>> recipe.decode(5, torch.Generator().manual_seed(0)).shape
+    torch.Size([7, 5, 3, 32, 32])
     """
 
     def __init__(
@@ -229,7 +234,7 @@ class NoisyFER(LabelSetRecipe):
             if not self.generators_first:
                 losses["generator"] = self._generator_step(total, real, fake, optimizers[0], backward)
         else:
-            _step(total, optimizers[0], backward)
+            step(total, optimizers[0], backward)
         losses = {name: value.detach() for name, value in losses.items()}
         self.game.update(losses)
         return losses
@@ -261,7 +266,7 @@ class NoisyFER(LabelSetRecipe):
         steps = []
         for _ in range(self.discriminator_steps):
             loss = functional.hinge_discriminator_loss(self.discriminator(real), self.discriminator(fake))
-            _step(loss, optimizer, backward)
+            step(loss, optimizer, backward)
             steps.append(loss.detach())
         return torch.stack(steps).mean()
 
@@ -271,7 +276,7 @@ class NoisyFER(LabelSetRecipe):
         with frozen(self.discriminator):  # a third of its backward pass is not needed
             scores = self.discriminator(fake) if self.decoder is not None else None
             loss = functional.hinge_generator_loss(self.discriminator(real), scores, decoder=scores is not None)
-            _step(total + self.game.lam * loss, optimizer, backward)
+            step(total + self.game.lam * loss, optimizer, backward)
         return loss.detach()
 
     def _step_schedules(self, interval: str) -> None:
@@ -281,19 +286,10 @@ class NoisyFER(LabelSetRecipe):
                 if entry.interval == interval:
                     entry.scheduler.step()  # type: ignore[call-arg]
 
-    @torch.no_grad()
     def _remember(self, sources: Tensor, values: Tensor) -> None:
         """Running mean of the values of each class of the first source, for ``decode``."""
-        if not self.value_names or not self.source_names:
-            return
-        known = values.isfinite().all(1)
-        classes = torch.arange(self.num_classes, device=values.device)[:, None]
-        member = ((sources[None, :, 0] == classes) & known).to(self.class_values.dtype)
-        mean = member @ values.nan_to_num(0.0).to(self.class_values.dtype) / member.sum(1, keepdim=True).clamp_min(1)
-        came = member.sum(1) > 0
-        share = torch.where(self.class_seen, CLASS_MOMENTUM, 1.0)[:, None]
-        self.class_values.copy_(torch.where(came[:, None], self.class_values.lerp(mean, share), self.class_values))
-        self.class_seen |= came
+        if self.value_names and self.source_names:
+            follow_class_means(self.class_values, self.class_seen, sources[:, 0], values, CLASS_MOMENTUM)
 
     @torch.no_grad()
     def decode(self, per_class: int, generator: torch.Generator) -> Tensor:
@@ -318,10 +314,3 @@ class NoisyFER(LabelSetRecipe):
         images = self.decoder(inputs).float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         self.decoder.train(training)
         return images.contiguous().unflatten(0, (classes, per_class))
-
-
-def _step(loss: Tensor, optimizer: Any, backward: Backward) -> None:
-    optimizer.zero_grad()
-    backward(loss)
-    optimizer.step()
-    torch.clear_autocast_cache()  # it holds the parameters' half-precision copies from before the step

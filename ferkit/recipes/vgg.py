@@ -17,6 +17,12 @@ class VGG(LabelSetRecipe):
     Args:
         num_classes: C.
         **options: of :class:`ferkit.recipes.LabelSetRecipe`.
+
+    >>> import torch
+    >>> recipe = VGG(7, sources=("annotator1", "annotator2"), values=("valence", "arousal"), width=0.1).eval()
+    >>> said = recipe.annotate(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+    >>> said.probabilities.shape, said.values.shape
+    (torch.Size([4, 2, 7]), torch.Size([4, 2]))
     """
 
     def __init__(self, num_classes: int, **options: Any) -> None:

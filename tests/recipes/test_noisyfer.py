@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ferkit.recipes import NoisyFER
-from ferkit.recipes._game import label_rows, seeded
+from ferkit.recipes._game import seeded
+from ferkit.recipes._label_rows import label_rows
 
 CLASSES, NAN, SEED = 3, float("nan"), 7
 LAM = 0.625  # the same in both precisions

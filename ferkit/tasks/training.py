@@ -77,7 +77,7 @@ class FitOptions:
 # Arguments of a recipe that come from the data and from the seed of the run.
 FROM_DATA = ("num_classes", "seed", "size", "sources", "values")
 # What a run may be continued with in another way: none of these changes the result.
-FREE = ("out", "resume", "accelerator", "workers", "progress", "validate_every")
+FREE = ("out", "resume", "accelerator", "workers", "progress", "validate_every", "download")
 
 
 def train(
@@ -93,8 +93,9 @@ def train(
     """
     check_choice(method, "method", tuple(METHODS))
     several = uses_label_sets(method)
-    if not several and (data.sources is not None or data.values is not None):
-        raise ValueError(f"sources: expected none with method {method!r}, which learns one label set, got some")
+    for name in ("sources", "values"):
+        if not several and getattr(data, name) is not None:
+            raise ValueError(f"{name}: expected none with method {method!r}, which learns one label set, got some")
     run = Run(Path(fit.out or default_folder(method, data, fit)))
     training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
     validation = build_dataset(data, "validation", seed=fit.seed, classes=training.classes, progress=fit.progress)
@@ -112,10 +113,10 @@ def train(
         neighbors = attach_graphs(recipe, training, graphs or GraphOptions(), run, fit.progress)
     groups = None if neighbors is None else neighbors.loader(training, fit)
     loader = training_loader(training, fit) if groups is None else groups
-    settings = {key: value for key, value in asdict(fit).items() if key not in FREE}
     recipe_options = {key: value for key, value in recipe.hparams.items() if key not in FROM_DATA}
     data = replace(data, classes=list(training.classes))
-    config = {"method": method, **asdict(data), **settings, **recipe_options}
+    settings = {key: value for key, value in {**asdict(data), **asdict(fit)}.items() if key not in FREE}
+    config = {"method": method, **settings, **recipe_options}
     if neighbors is not None:
         config |= asdict(neighbors.options)
     sheets = [DecoderSheet(run.figures / "decoder.png", tuple(training.classes))] if has_decoder(recipe) else []

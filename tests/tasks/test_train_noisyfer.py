@@ -64,6 +64,7 @@ def test_run_folder(runs, method):
     run = runs(method)
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["sources"] == ["annotator1", "annotator2"] and config["values"] == ["valence", "arousal"]
+    assert "download" not in config  # a run is the same one wherever its images came from
     assert config["size"] == 32 and config["sampler"] == "shuffle" and config["width"] == 0.02
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
@@ -198,6 +199,8 @@ def test_values_alone(manifest, tmp_path):
 def test_label_sets_are_refused_where_one_is_learned(tmp_path, capsys):
     assert ferkit("train ce --sources [annotator1] --train-images 20 --out", tmp_path / "out") == 2
     assert "sources: expected none with method 'ce'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert ferkit("train ce --values [valence] --train-images 20 --out", tmp_path / "out") == 2
+    assert "values: expected none with method 'ce'" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert ferkit(f"train noisyfer {SMALL} --sources [nobody] --out", tmp_path / "out") == 2
     assert "nobody" in capsys.readouterr().err and not (tmp_path / "out").exists()
 

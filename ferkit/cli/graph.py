@@ -30,11 +30,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def underscored(word: str) -> str:
-    """``--batch-size`` as ``--batch_size``: options are named after arguments."""
+    """``--batch-size`` as ``--batch_size``: options are named after arguments, what follows a point by the user."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
-    return name[:2] + name[2:].replace("-", "_") + equals + value
+    option, point, key = name[2:].partition(".")
+    return "--" + option.replace("-", "_") + point + key + equals + value
 
 
 def add_graph_parser(parent: Any) -> None:

@@ -105,3 +105,11 @@ def test_command_line(raf, tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     assert main([*words, "--machine-labels.other", "none.txt", "--out", str(tmp_path / "other")]) == 2
     assert "machine_labels: no such file: none.txt" in capsys.readouterr().err
+
+
+def test_names_of_lists_are_the_user_s():
+    from ferkit.cli.parser import build_parser, underscored
+
+    words = "train vgg --data rafdb --root x --machine-labels.web-model a.txt --machine-labels.b=b-c.txt --batch-size 4"
+    options = build_parser().parse_args([underscored(word) for word in words.split()]).train.vgg
+    assert options.machine_labels == {"web-model": "a.txt", "b": "b-c.txt"} and options.batch_size == 4

@@ -20,6 +20,7 @@ from ferkit.data.readers.name_lists import ImageNames
 __all__ = ["Predictions", "join_predictions", "read_predictions"]
 
 AFFECT = ("valence", "arousal")
+RESERVED = ("true", "label", "majority")  # what is scored by, the data's own, and the vote
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,11 @@ def join_predictions(
             is written elsewhere has other folders in front.
         name: of the new source label; none is made without it.
         values: take the predicted valence and arousal, in [-1, 1] (others are clipped, as noisyFER does), in place of
-            the manifest's.
+            the manifest's. Splits of which no image has a prediction keep their own.
 
     Returns:
-        A manifest; an image without a prediction has the label -1 and NaN, and is counted in
-        ``notes["without prediction"]``.
+        A manifest; an image without a prediction has the label -1 and, in a split that has some, NaN, and is counted
+        in ``notes["without prediction"]``.
 
     Raises:
         ValueError: nothing to join, a set that the manifest has already, an image it has not or that is there twice.
@@ -130,6 +131,8 @@ def join_predictions(
     """
     if not name and not values:
         raise ValueError("name: expected a name for the new label set, or values=True, got neither")
+    if name and name.removeprefix("source_label_") in RESERVED:
+        raise ValueError(f"name: expected none of {', '.join(RESERVED)}, which mean something else, got {name!r}")
     if name and name.removeprefix("source_label_") in manifest.source_labels:
         raise ValueError(f"name: expected none of {', '.join(manifest.source_labels)}, got {name!r}")
     affect = {key: getattr(predictions, key) for key in AFFECT if getattr(predictions, key) is not None}
@@ -145,7 +148,12 @@ def join_predictions(
         label = np.append(predictions.label, -1)[taken]
         changed["source_labels"] = {**manifest.source_labels, name.removeprefix("source_label_"): label}
     if values:
-        changed |= {key: np.append(np.clip(column, -1, 1), np.nan)[taken] for key, column in affect.items()}
+        # People's values of a validation set that nobody asked the model about are not thrown away.
+        other = ~np.isin(manifest.split, list(set(manifest.split[taken < none].tolist())))
+        for key, column in affect.items():
+            given = getattr(manifest, key)
+            predicted = np.append(np.clip(column, -1, 1), np.nan)[taken]
+            changed[key] = predicted if given is None else np.where(other, given, predicted)
     changed["notes"] = {**manifest.notes, "without prediction": int((taken == none).sum())}
     return replace(manifest, **changed)
 

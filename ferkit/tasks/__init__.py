@@ -20,6 +20,7 @@ _EXPORTS = {
     "show_graph": "ferkit.tasks.graph",
     "train": "ferkit.tasks.training",
     "training_graph": "ferkit.tasks.graph",
+    "write_manifest": "ferkit.tasks.manifest",
 }
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "show_graph",
     "train",
     "training_graph",
+    "write_manifest",
 ]
 
 

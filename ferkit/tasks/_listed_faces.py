@@ -1,4 +1,4 @@
-"""RAF-DB and AffectNet with the lists that go with them, from the options of a command."""
+"""RAF-DB and AffectNet with the lists that go with them, and what manifests are learned from and scored by."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ferkit.data import Manifest, affectnet, rafdb
 if TYPE_CHECKING:
     from ferkit.tasks.data import DataOptions
 
-__all__ = ["LISTED", "check_lists", "learned_labels", "listed_faces"]
+__all__ = ["LISTED", "best_labels", "check_lists", "learned_labels", "listed_faces"]
 
 LISTED = ("rafdb", "affectnet")
 
@@ -46,5 +46,17 @@ def _affectnet(
 
 def learned_labels(rows: Manifest, everything: Manifest) -> NDArray[np.int64]:
     """Of each of ``rows`` its label in ``everything``."""
-    label = dict(zip(everything.image.tolist(), everything.label.tolist()))
-    return np.array([label[image] for image in rows.image], dtype=np.int64)
+    label = dict(zip(_keys(everything), everything.label.tolist()))
+    return np.array([label[key] for key in _keys(rows)], dtype=np.int64)
+
+
+def _keys(rows: Manifest) -> list[tuple[str, int]]:
+    assert rows.rows is not None
+    return list(zip(rows.image.tolist(), rows.rows.tolist()))  # an image may have several rows, of other labels
+
+
+def best_labels(rows: Manifest, learned: Manifest) -> NDArray[np.int64]:
+    """What a manifest is scored by: ``true`` where that is known, else its label, and not what is learned from."""
+    best = rows.source_labels.get("true", rows.label)
+    best = np.where(best >= 0, best, rows.label)
+    return best if (best >= 0).any() else learned.label  # of a manifest without labels that is all there is

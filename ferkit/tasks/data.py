@@ -27,9 +27,9 @@ from ferkit.data import (
 from ferkit.data.classes import with_classes
 from ferkit.data.manifest import canonical_split
 from ferkit.data.readers.cifar10 import cifar_images, cifar_labels, is_labelled_folder
-from ferkit.tasks._listed_faces import LISTED, check_lists, learned_labels, listed_faces
+from ferkit.tasks._listed_faces import LISTED, best_labels, check_lists, learned_labels, listed_faces
 
-__all__ = ["DataOptions", "build_dataset"]
+__all__ = ["SPLITS", "DataOptions", "build_dataset", "split_rows"]
 
 SPLITS = ("train", "validation", "test")
 FER2013_CLASSES = EMOTIONS[:7]  # its annotators had no contempt
@@ -52,7 +52,8 @@ class DataOptions:
             prompt's, wrong in 15 %; scored against the sheet's all the same); for cifar10 "clean", "majority" or a set
             of ``source_noise`` such as "noise20"; for cifar10n "random_label1" (or 2, 3), "aggre", "worse", "majority"
             or "clean" (both scored against the clean ones); for rafdb a list file, such as a noise list (scored against
-            the official labels); for a manifest the column, "label".
+            the official labels); for a manifest the column, "label" (scored against its source_label_true where that is
+            known, else against its label).
         sources: label sets that are learned at once, by methods that do: names of the data's sets, "majority" (their
             vote) or "label" (the one of ``labels``). All the data has if not given, but for "true" and for the two of
             cifar10n that are made from others.
@@ -159,8 +160,10 @@ def build_dataset(
     check_choice(split, "split", SPLITS)
     classes = options.classes if classes is None else classes
     dataset: Any = _synthetic(options, split, progress, images) if options.data == "synthetic" else None
-    rows = None if dataset is not None else _manifest(options, split, classes, progress)
-    if rows is not None and options.data in CIFAR and not is_labelled_folder(options.root):
+    rows = None if dataset is not None else split_rows(options, split, classes, progress)
+    if rows is not None and (
+        options.data == "cifar10" or (options.data == "cifar10n" and not is_labelled_folder(options.root))
+    ):
         dataset = cifar_images(rows, str(options.root), options.size)
     elif rows is not None:
         dataset = FaceDataset(
@@ -197,8 +200,13 @@ def _faces(count: int, size: int, seed: int, num_classes: int) -> SyntheticFaces
     return SyntheticFaces(count, size=size, seed=seed, num_classes=num_classes)
 
 
-def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, progress: bool) -> Manifest:
-    """The rows of a split; without a validation split of its own the training rows are shared out."""
+def split_rows(
+    options: DataOptions, split: str, classes: Sequence[str] | None, progress: bool, may_lack: bool = False
+) -> Manifest:
+    """The rows of a split; without a validation split of its own the training rows are shared out.
+
+    A split that the data do not have is an error, or with ``may_lack`` no rows.
+    """
     root = str(options.root)
     name = canonical_split(split)
     everything: Manifest | None = None
@@ -225,17 +233,18 @@ def _manifest(options: DataOptions, split: str, classes: Sequence[str] | None, p
     elif options.data == "folder":
         rows = image_folder(root, classes=classes)
     else:
-        rows = Manifest.read(root, classes=classes)
+        rows = everything = Manifest.read(root, classes=classes)
         if options.labels is not None:
-            rows = rows.with_labels(rows.labels(options.labels))
+            everything = rows.with_labels(rows.labels(options.labels))
+        rows = replace(everything, label=best_labels(rows, everything))
     if options.folds is not None:
         rows = _fold(rows, options, split)
     else:
         if name in ("train", "valid") and "valid" not in rows.splits:
             rows = _hold_out(rows, options)
-        if name not in rows.splits:
+        if name not in rows.splits and not may_lack:
             raise ValueError(f"split: expected one of {', '.join(rows.splits)} in {root}, got {split!r}")
-        rows = rows.select(name)
+        rows = rows.filter(rows.split == name)
     if options.data == "diffusionfer" and options.labels == "folder" and split == "train":
         rows = replace(rows, label=rows.source_labels["folder"])
     if everything is not None and split == "train":

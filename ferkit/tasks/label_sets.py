@@ -88,6 +88,10 @@ def _sources(dataset: Any, options: DataOptions, names: Sequence[str] | None) ->
     unknown = [name for name in wanted if name not in sets]
     if unknown:
         raise ValueError(f"sources: expected {_listed(sets)}, got {unknown[0]!r}")
+    if "label" not in wanted and (options.labels is not None or options.noise > 0):
+        which = "labels" if options.labels is not None else "noise"
+        learned = ", ".join(wanted) or "none"
+        raise ValueError(f"{which}: expected 'label' among the sources, which alone it changes, got sources {learned}")
     return {name: sets[name] for name in wanted}
 
 

@@ -70,7 +70,7 @@ def check_table_path(path: str | os.PathLike[str]) -> Path:
 def save_predictions(
     path: str | os.PathLike[str], found: Predictions, dataset: Any, split: str, classes: Sequence[str]
 ) -> None:
-    """Write predictions as a CSV file, whole or not at all, one row an image in the dataset's order.
+    """Write predictions as a CSV file, whole or not at all, one row an image (its first) in the dataset's order.
 
     Columns: ``index`` (of the image in the set), ``image`` (the manifest's path, where there is a manifest), ``split``
     (as a manifest names it), ``predicted`` (the likeliest class) and ``p_<class>`` where the recipe predicts classes,
@@ -91,5 +91,9 @@ def save_predictions(
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
-    table.writerows(zip(*columns.values()))
+    written: set[Any] = set()
+    for image, *cells in zip(columns.get("image", columns["index"]), *columns.values()):
+        if image not in written:  # an image of several rows is one picture
+            table.writerow(cells)
+        written.add(image)
     write_text(path, text.getvalue())

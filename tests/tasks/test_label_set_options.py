@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,31 @@ def test_data_with_labels_alone_learn_from_these(tmp_path: Path) -> None:
         attached(options, "train", sources=["majority"])
 
 
+def test_a_manifest_s_column_is_learned_and_its_best_labels_are_scored(tmp_path: Path) -> None:
+    header = "image,split,label,source_label_web,source_label_true"
+    rows = ["a.png,train,happy,fear,", "a.png,train,sad,anger,happy", "a.png,val,sad,fear,", "a.png,val,fear,fear,sad"]
+    web = replace(write_faces(tmp_path, header, rows), labels="web")
+    assert build_dataset(web, "train").labels.tolist() == [4, 6]  # of an image's rows each its own
+    assert build_dataset(web, "validation").labels.tolist() == [2, 2]
+    plain = replace(web, labels=None)
+    assert build_dataset(plain, "train").labels.tolist() == [1, 2]
+    assert build_dataset(plain, "validation").labels.tolist() == [2, 2]
+    # Where nothing better is known, the column is what there is.
+    bare = replace(write_faces(tmp_path, "image,split,label,source_label_web", ["a.png,val,,fear"]), labels="web")
+    assert build_dataset(bare, "validation").labels.tolist() == [4]
+
+
+@pytest.mark.parametrize(("given", "message"), [({"labels": "worse"}, "labels"), ({"noise": 0.2}, "noise")])
+def test_labels_that_no_source_would_take_are_told(people: Path, given: dict, message: str) -> None:
+    options = DataOptions(data="cifar10n", root=str(people), size=32, **given)
+    with pytest.raises(
+        ValueError, match=f"{message}: expected 'label' among the sources, .* got sources random_label1"
+    ):
+        attached(options, "train")
+    assert attached(options, "train", sources=["label", "random_label2"]).source_names == ("label", "random_label2")
+    assert attached(options, "validation").source_names == ()
+
+
 @pytest.fixture
 def people(tmp_path: Path) -> Path:
     """A CIFAR-10N folder: 40 training images, a fifth wrong by each person, and 4 test images."""
@@ -152,7 +178,7 @@ def test_fewer_classes(people: Path) -> None:
     assert data.classes == ("cat", "dog") and set(data.sources.unique().tolist()) == {-1, 0, 1}
 
 
-def test_cifar10_s_noise_follows_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_s_noise_follows_the_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
     import numpy as np
@@ -173,6 +199,8 @@ def test_cifar10_s_noise_follows_the_options(monkeypatch: pytest.MonkeyPatch) ->
     assert other.source_names == ("noise50",)
     assert torch.equal(other.sources, label_sets_from_noise(data.true_labels, (0.5,), 10, exclude_true=False))
     assert len(attached(options, "test")) == 500
+    (tmp_path / "labels.csv").touch()  # of CIFAR-10N, beside which CIFAR-10 lies: no images in files
+    assert len(build_dataset(replace(options, root=str(tmp_path)), "test")) == 500
     reader.read_arrays.cache_clear()
 
 

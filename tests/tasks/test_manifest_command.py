@@ -66,7 +66,9 @@ def test_joined_by_name_and_counted(files: tuple[Path, Path]) -> None:
     assert joined.source_labels["machine"].tolist() == [1, 2, 1, -1]  # both rows of an image; none for c.png
     assert joined.notes["without prediction"] == 1
     assert joined.valence is not None and joined.arousal is not None
-    np.testing.assert_array_equal(joined.valence, [-1, np.nan, -1, np.nan])  # clipped, missing, clipped, missing
+    np.testing.assert_array_equal(
+        joined.valence, [-1, np.nan, -1, 1]
+    )  # clipped, missing, clipped, kept: of another split
     np.testing.assert_array_equal(joined.arousal, [0.125, 0.5, 0.125, np.nan])
     assert joined.label.tolist() == manifest.label.tolist() and list(joined.source_labels) == ["true", "machine"]
     label_only = join_predictions(manifest, found, "source_label_machine")
@@ -100,8 +102,12 @@ def test_what_cannot_be_joined_is_told(files: tuple[Path, Path]) -> None:
     found = read_predictions(files[1], CLASSES)
     with pytest.raises(ValueError, match="got neither"):
         join_predictions(manifest, found)
-    with pytest.raises(ValueError, match="name: expected none of true, got 'true'"):
-        join_predictions(manifest, found, "true")
+    for name in ("true", "label", "source_label_majority"):
+        with pytest.raises(ValueError, match=f"name: expected none of true, label, majority, .*, got '{name}'"):
+            join_predictions(manifest, found, name)
+    joined = join_predictions(manifest, found, "machine")
+    with pytest.raises(ValueError, match="name: expected none of true, machine, got 'machine'"):
+        join_predictions(joined, found, "machine")
     with pytest.raises(ValueError, match=r"predictions.csv: row 3, column 'image': .* got 'sub/b.png'"):
         join_predictions(manifest.filter([0]), found, "machine")
     files[1].write_text("image,predicted\na.png,sad\n")
@@ -134,7 +140,7 @@ def test_the_command_writes_a_manifest_that_trains(files: tuple[Path, Path], com
     assert figures == {"rows": "4", "predicted": "3", "without_prediction": "1", "agreement": "0.6667"}
     written = Manifest.read(out)
     assert written.source_labels["machine"].tolist() == [1, 2, 1, -1] and written.root == faces.parent
-    assert np.array_equal(written.valence, [-1, np.nan, -1, np.nan], equal_nan=True)
+    assert np.array_equal(written.valence, [-1, np.nan, -1, 1], equal_nan=True)
 
 
 def test_the_command_s_errors_are_one_line_and_leave_no_file(files: tuple[Path, Path], command) -> None:
@@ -154,3 +160,83 @@ def test_other_classes_are_given(tmp_path: Path, command) -> None:
     code, _, error = command("manifest", "join", *given, "--name", "machine", "--classes", '["cat", "dog"]')
     assert code == 0, error
     assert Manifest.read(tmp_path / "o.csv", classes=("cat", "dog")).source_labels["machine"].tolist() == [1]
+
+
+def two_folders(root: Path) -> Path:
+    """A folder of classes with a test part: 8 and 2 faces, of which a run holds out 2."""
+    image = pytest.importorskip("PIL.Image")
+    for split, count in (("train", 4), ("test", 1)):
+        for position, name in enumerate(("happy", "sad")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image.new("RGB", (8, 8), (50 * i, 100 * position, 0)).save(root / split / name / f"{i}.png")
+    return root
+
+
+def test_the_manifest_of_a_data_set_is_what_a_run_has(tmp_path: Path, command) -> None:
+    from ferkit.tasks import DataOptions
+    from ferkit.tasks.data import build_dataset
+
+    root, out = two_folders(tmp_path / "faces"), tmp_path / "faces.csv"
+    words = ["manifest", "write", "--data", "folder", "--root", root, "--validation-share", 0.25, "--progress", "false"]
+    code, printed, error = command(*words, "--classes", "[happy, sad]", "--out", out)
+    assert code == 0, error
+    assert dict(line.split() for line in printed.splitlines()) == {
+        "rows": "10",
+        "train": "6",
+        "valid": "2",
+        "test": "2",
+    }
+    given = DataOptions("folder", str(root), size=8, validation_share=0.25, classes=["happy", "sad"])
+    for split in ("train", "validation", "test"):
+        wanted = build_dataset(given, split)
+        data = build_dataset(DataOptions("manifest", str(out), size=8, classes=list(wanted.classes)), split)
+        assert data.labels.tolist() == wanted.labels.tolist() and len(data) == len(wanted)
+        assert all(bool((data[i]["image"] == wanted[i]["image"]).all()) for i in range(len(data)))
+
+
+def test_training_rows_have_the_labels_learned_from_the_others_those_scored_by(tmp_path: Path, command) -> None:
+    lines = ["image,split,clean_label,random_label1,random_label2"]
+    lines += [f"{i}.png,train,{('cat', 'dog')[i % 2]},{('dog', 'cat')[i % 2]},cat" for i in range(8)]
+    (tmp_path / "labels.csv").write_text("\n".join([*lines, "t.png,test,dog,,"]) + "\n")
+    out = tmp_path / "new" / "cifar.parquet"
+    out.parent.mkdir()
+    code, _, error = command("manifest", "write", "--data", "cifar10n", "--root", tmp_path, "--out", out)
+    assert code == 0, error
+    rows = Manifest.read(out)
+    assert rows.splits == ("train", "valid", "test") and rows.classes[3] == "cat"
+    truth = rows.source_labels["true"]
+    train = rows.split == "train"
+    assert (rows.label[~train] == truth[~train]).all() and (rows.label[train] != truth[train]).all()
+    assert rows.source_labels["random_label2"].tolist() == [3] * 8 + [-1]
+    assert rows.paths()[0].resolve().parent == tmp_path and rows.image[0].startswith("..")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "synthetic"}, "data: expected images in files, got 'synthetic'"),
+        ({"data": "cifar10", "root": "x"}, "data: expected images in files, got 'cifar10'"),
+        ({"data": "cifar10n", "root": "x"}, "data: expected images in files, got 'cifar10n'"),
+        ({"data": "folder", "root": "x", "folds": 2, "fold": 0}, "folds: expected none"),
+        ({"data": "folder", "root": "x", "noise": 0.5}, "noise: expected none"),
+    ],
+)
+def test_what_is_no_manifest_of_files_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    pytest.importorskip("lightning")
+    from ferkit.tasks import DataOptions, write_manifest
+
+    with pytest.raises(ValueError, match=message):
+        write_manifest(DataOptions(**options), str(tmp_path / "out.csv"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"out: expected a \.csv or \.parquet file"):
+        write_manifest(DataOptions("folder", "x"), str(tmp_path / "out.txt"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_sets_of_the_training_labels_alone(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    from ferkit.tasks.manifest import _together
+
+    one = Manifest(["a"], ["train"], [1], CLASSES, votes=[[1, 0, 0]], source_labels={"true": np.array([0])})
+    joined = _together([one, Manifest(["b"], ["valid"], [2], CLASSES)])
+    assert joined.source_labels["true"].tolist() == [0, -1] and joined.votes is None and joined.label.tolist() == [1, 2]

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from ferkit.cli import main
-from ferkit.data import LabelSetDataset, SyntheticFaces
+from ferkit.data import LabelSetDataset, Manifest, SyntheticFaces
+from ferkit.data.arrays import ImageArray
+from ferkit.data.predictions import join_predictions, read_predictions
 from ferkit.recipes import VGG, CrossEntropy
 from ferkit.tasks.evaluation import score_values
 from ferkit.tasks.predictions import Predictions, annotate, predict, save_predictions
@@ -118,6 +120,16 @@ def test_table_of_values(tmp_path):
         "0,valid,y,0.250000,0.750000,0.125000,-1.500000\n"
         "1,valid,x,0.500000,0.500000,0.000000,1.000000\n"
     )
+
+
+def test_an_image_of_several_rows_is_one_prediction(tmp_path):
+    found = Predictions(torch.eye(3), torch.zeros(3, 0), ())
+    manifest = Manifest(["a", "b", "a"], ["train"] * 3, [0, 1, 2], ("x", "y", "z"))
+    faces = ImageArray(manifest, torch.zeros(3, 3, 8, 8, dtype=torch.uint8), 8)
+    save_predictions(tmp_path / "found.csv", found, faces, "train", faces.classes)
+    read = read_predictions(tmp_path / "found.csv", faces.classes)
+    assert read.image == ["a", "b"] and read.label.tolist() == [0, 1]
+    assert join_predictions(manifest, read, "m").source_labels["m"].tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["found.txt", "a_folder.csv"])

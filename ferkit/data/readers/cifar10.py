@@ -109,7 +109,7 @@ def cifar_images(manifest: Manifest, root: str, size: int = 32) -> ImageArray:
         places = [manifest.image[row].split("/") for row in rows]
         for file in {place[0] for place in places}:
             chosen = [i for i, place in enumerate(places) if place[0] == file]
-            images = read_arrays(root, file)[0]
+            images = read_arrays(root, file, False)[0]  # as the labels were read: it is kept by these arguments
             pixels[rows[chosen]] = images[[int(places[i][1]) for i in chosen]]
     return ImageArray(manifest, torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), size)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,17 +67,25 @@ class GameState(nn.Module):
         if self.hold is not None:
             self.lam.mul_((RATE * (self.hold - self.level)).exp()).clamp_(LOWEST, HIGHEST)
 
+    @torch.no_grad()
+    def inspect(self, parameters: Iterable[Tensor]) -> None:
+        """Look whether the weights are finite: those of a last step, which no loss has seen yet."""
+        self.broken |= (~torch.stack([weight.isfinite().all() for weight in parameters]).all()).long()
+
     def check(self) -> None:
         """Wait for the device and look.
 
         Raises:
-            TrainingDiverged: if a loss was not finite, or the discriminator's stayed at an end for ``STREAK`` steps.
+            TrainingDiverged: if a loss or a weight was not finite, or the discriminator's loss stayed at an end for
+                ``STREAK`` steps.
         """
         broken, lost, won, lam = torch.stack([self.broken, self.lost, self.won, self.lam]).tolist()
         held = "" if self.hold is not None else ", or hold=0.45 to keep lam automatically"
         now = f"lam is {lam:.3g}"
         if broken:
-            raise TrainingDiverged(f"a loss became NaN or infinite ({now}): try a smaller lam or learning_rate{held}")
+            raise TrainingDiverged(
+                f"a loss or a weight became NaN or infinite ({now}): try a smaller lam or learning_rate{held}"
+            )
         if self.watched and lost >= STREAK:
             raise TrainingDiverged(
                 f"the discriminator tells nothing apart: its loss was {LOST} or more for {STREAK} steps in a row "

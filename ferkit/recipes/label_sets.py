@@ -115,7 +115,7 @@ class LabelSetRecipe(Recipe):
         return logits.log_softmax(2).logsumexp(1) - torch.tensor(float(len(self.source_names))).log().item()
 
     def annotate(self, images: Tensor) -> LabelPrediction:
-        """Labels of uint8 images (N, 3, H, W), from the encoder's mean: no noise has part in them."""
+        """Labels of uint8 images (N, 3, H, W), without the code's noise; in ``eval()`` without dropout too."""
         logits, values = self.split(self._look(images).labels.float())
         return LabelPrediction(logits.softmax(2), values)
 

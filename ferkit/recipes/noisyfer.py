@@ -12,6 +12,7 @@ from torch import Tensor
 from ferkit import functional
 from ferkit.blocks import DeconvDecoder, EncoderOutput, MultiStreamDiscriminator
 from ferkit.blocks._width import check_power_of_two
+from ferkit.blocks.mlp import FORMS
 from ferkit.checks import check_choice, check_number
 from ferkit.recipes._game import Backward, GameState, TrainingDiverged, frozen, seeded, step
 from ferkit.recipes._label_rows import follow_class_means, label_rows
@@ -51,8 +52,9 @@ class NoisyFER(LabelSetRecipe):
     The decoder takes rows that have all their labels: one with a gap gives way to a random complete one of the batch;
     without any, gaps are filled with what the encoder predicts.
 
-    Training moves two optimisers, and the trainer's ``global_step`` counts the steps of both. A run whose losses are
-    not finite, or whose discriminator has collapsed, stops with `TrainingDiverged`; no checkpoint is written after it.
+    Training moves two optimisers, and the trainer's ``global_step`` counts the steps of both. A run whose losses
+    or weights are not finite, or whose discriminator has collapsed, stops with `TrainingDiverged`; no checkpoint is
+    written after it.
 
     Args:
         num_classes: C.
@@ -113,6 +115,7 @@ class NoisyFER(LabelSetRecipe):
         given |= {"weight_decay": weight_decay, "padding": padding}
         chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
         check_choice(order, "order", tuple(ORDERS))
+        check_choice(mlp, "mlp", FORMS)
         check_number(chosen["lam"], "lam", 0)
         check_number(chosen["warmup"], "warmup", 0, integer=True)
         check_number(latent, "latent", 1, integer=True)
@@ -186,6 +189,8 @@ class NoisyFER(LabelSetRecipe):
             on_epoch=True,
             batch_size=len(images),
         )
+        if self.trainer.is_last_batch:
+            self.game.inspect(self.parameters())
         if (batch_idx + 1) % CHECK_EVERY == 0:
             self.game.check()
 
@@ -195,6 +200,7 @@ class NoisyFER(LabelSetRecipe):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        self.game.inspect(self.parameters())
         self.game.check()  # the last good checkpoint is not to be overwritten, whenever one is written
 
     def iterate(

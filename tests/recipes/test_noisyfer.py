@@ -22,7 +22,7 @@ def recipe(**options):
     with torch.no_grad():  # labels that differ from each other, and an attention that is heard
         made.encoder.labels.weight.mul_(30)
         for name, parameter in made.discriminator.named_parameters():
-            if name.endswith("gain"):
+            if name.endswith("gamma"):
                 parameter.fill_(0.5)
     return made
 
@@ -335,7 +335,7 @@ def test_decoder_takes_noise_and_every_label_set():
         ({"warmup": -1}, "warmup: "),
         ({"latent": 0}, "latent: "),
         ({"joint": False, "marginal": False}, "marginal: expected True without the joint score"),
-        ({"mlp": "skip"}, "form: "),
+        ({"mlp": "skip"}, "mlp: expected one of 'paper', 'released'"),
     ],
 )
 def test_refuses(options, match):

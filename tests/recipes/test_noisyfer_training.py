@@ -125,11 +125,41 @@ class Poison(lightning.Callback):
 def test_a_run_that_breaks_down_stops_and_keeps_its_last_good_checkpoint(tmp_path):
     fit = trainer(tmp_path)
     fit.callbacks.append(Poison(2))
-    with pytest.raises(TrainingDiverged, match=r"a loss became NaN or infinite .*: try a smaller lam or learning_rate"):
+    with pytest.raises(TrainingDiverged, match=r"became NaN or infinite .*: try a smaller lam or learning_rate"):
         fit.fit(recipe(hold=None), *loaders())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=0.ckpt", "epoch=1.ckpt"]
     state = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in state.values())
+
+
+class PoisonedGradient(lightning.Callback):
+    """One of the generators' gradients is not a number in the last batch of an epoch, and no loss is computed after."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        generators = trainer.optimizers[0]
+        if trainer.current_epoch == self.epoch and trainer.is_last_batch and optimizer is generators:
+            pl_module.encoder.mean.weight.grad.fill_(NAN)
+
+
+def test_a_last_step_that_breaks_the_weights_is_noticed_before_they_are_kept(tmp_path):
+    fit = trainer(tmp_path)
+    fit.callbacks.append(PoisonedGradient(1))
+    with pytest.raises(TrainingDiverged, match="a weight became NaN"):
+        fit.fit(recipe(hold=None), *loaders())
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=0.ckpt"]
+    assert bool(fit.callback_metrics["train_loss"].isfinite())  # which the losses did not tell
+
+
+def test_no_checkpoint_of_broken_weights_is_written_within_an_epoch(tmp_path):
+    fit, made = trainer(epochs=1), recipe()
+    fit.fit(made, *loaders())
+    with torch.no_grad():
+        made.decoder.input[0].bias[0] = math.inf
+    with pytest.raises(TrainingDiverged):
+        fit.save_checkpoint(tmp_path / "bad.ckpt")
 
 
 def test_no_checkpoint_of_a_broken_game_is_written_whenever_it_is_asked_for(tmp_path):

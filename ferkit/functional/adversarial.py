@@ -144,10 +144,10 @@ def _check(
 
 def _select(scores: Tensor, score_weight: Tensor | None, joint: bool, marginal: bool, form: str) -> Tensor:
     """The weighted scores that take part, (N, S'), or (N, 1) of their sums."""
-    if score_weight is not None:
-        scores = scores * score_weight.to(scores.dtype)
-    first, last = (0 if marginal else -1), (None if joint else -1)
-    scores = scores[:, first:last]
+    kept = slice(0 if marginal else -1, None if joint else -1)
+    scores = scores[:, kept]
+    if score_weight is not None:  # of those kept: 0 times a dropped NaN would be the weight's gradient
+        scores = scores * score_weight[kept].to(scores.dtype)
     if scores.shape[1] == 0:
         raise ValueError(f"encoder_scores: expected a score to be left with joint={joint}, marginal={marginal}")
     return scores.sum(1, keepdim=True) if form == "sum" else scores

@@ -80,6 +80,13 @@ def test_a_dropped_score_is_one_that_was_never_there(loss, seed, columns, form, 
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_a_dropped_score_reaches_no_weight(loss):
+    poisoned, weight = E.index_fill(1, torch.tensor([3]), torch.nan), W.clone().requires_grad_()
+    loss(poisoned, D, weight, joint=False).backward()
+    assert weight.grad[3] == 0 and weight.grad.isfinite().all() and weight.grad.any()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_weights_are_inside_the_hinge(close, loss):
     close(loss(E, D, W), loss(E * W, D * W))
     constant = ff.hinge_discriminator_loss(E, D, W, reduction="none") - 2 / 4  # of the score weighted 0

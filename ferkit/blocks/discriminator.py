@@ -138,7 +138,7 @@ class MultiStreamDiscriminator(nn.Module):
                 check_shape(value, what, ("N", self.widths[name]))
             tensors[name], size = value, value.shape[0]
         floating = [value.dtype for value in tensors.values() if value.is_floating_point()]
-        dtype = floating[0] if floating else torch.get_default_dtype()
+        dtype = floating[0] if floating else next(self.parameters()).dtype
         return {name: value if value.is_floating_point() else value.to(dtype) for name, value in tensors.items()}
 
     def extra_repr(self) -> str:

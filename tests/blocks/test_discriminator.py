@@ -117,6 +117,7 @@ def test_a_categorical_stream_takes_labels(critic, close):
     close(critic({**tensors, "first": labels}), critic({**tensors, "first": rows}))
     only = MultiStreamDiscriminator(None, 0, {"a": 3})
     assert only({"a": labels}).shape == (3, 2)
+    assert only.double()({"a": labels}).dtype == torch.float64
 
 
 def penalty(critic, tensors):

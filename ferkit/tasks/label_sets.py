@@ -69,22 +69,24 @@ def _listed(names: Iterable[str]) -> str:
     return f"some of {listed}" if listed else "none, since the data have none"
 
 
-def default_sources(dataset: Any, options: DataOptions) -> tuple[str, ...]:
+def default_sources(dataset: Any) -> tuple[str, ...]:
     """The names of the label sets that are learned from if none are named."""
-    return tuple(name for name in _sets(dataset) if _votes(name, options)) or ("label",)
+    sets = _sets(dataset)
+    return tuple(name for name in sets if _votes(name, sets)) or ("label",)
 
 
-def _votes(name: str, options: DataOptions) -> bool:
-    return name != "true" and not (options.data == "cifar10n" and name in DERIVED)
+def _votes(name: str, sets: Iterable[str]) -> bool:
+    # CIFAR-10N's by their names, since a manifest may have been written of it.
+    return name != "true" and not (name in DERIVED and "random_label1" in sets)
 
 
 def _sources(dataset: Any, options: DataOptions, names: Sequence[str] | None) -> dict[str, Tensor]:
     sets = _sets(dataset)
-    voters = [labels for name, labels in sets.items() if _votes(name, options)]
+    voters = [labels for name, labels in sets.items() if _votes(name, sets)]
     if voters:
         sets.setdefault("majority", majority_vote(torch.stack(voters, dim=1), len(dataset.classes)))
     sets.setdefault("label", dataset.labels)
-    wanted = default_sources(dataset, options) if names is None else tuple(names)
+    wanted = default_sources(dataset) if names is None else tuple(names)
     unknown = [name for name in wanted if name not in sets]
     if unknown:
         raise ValueError(f"sources: expected {_listed(sets)}, got {unknown[0]!r}")

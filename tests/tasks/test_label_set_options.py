@@ -14,7 +14,7 @@ image = pytest.importorskip("PIL.Image")
 from ferkit.data import label_sets_from_noise, majority_vote  # noqa: E402
 from ferkit.data.readers import cifar10 as reader  # noqa: E402
 from ferkit.data.synthetic.annotators import annotators, noisy_affect  # noqa: E402
-from ferkit.tasks import DataOptions, attach_label_sets  # noqa: E402
+from ferkit.tasks import DataOptions, attach_label_sets, write_manifest  # noqa: E402
 from ferkit.tasks.data import build_dataset  # noqa: E402
 
 NAMES = ("random_label1", "random_label2", "random_label3")
@@ -156,6 +156,11 @@ def test_cifar10n_learns_from_people_and_is_scored_by_the_clean_labels(people: P
     assert torch.equal(train.labels, train.true_labels) and not torch.equal(train.sources[:, 0], train.true_labels)
     assert torch.equal(validation.labels, validation.true_labels) and test.labels.tolist() == [0, 1, 2, 3]
     assert torch.bincount(validation.labels).tolist() == [1] * 10
+    write_manifest(options, str(people / "people.csv"), progress=False)
+    written = DataOptions(data="manifest", root=str(people / "people.csv"), size=32, classes=list(train.classes))
+    again = attached(written, "train")
+    assert again.source_names == NAMES and torch.equal(again.sources, train.sources)
+    assert build_dataset(written, "validation").labels.tolist() == validation.labels.tolist()
     named = attached(options, "train", sources=["worse", "aggre"])
     assert named.sources.shape == (30, 2) and not torch.equal(named.sources[:, 0], named.true_labels)
 

@@ -109,8 +109,6 @@ def test_config_of_a_run_is_a_config_for_a_run(runs, tmp_path):
 WAITING = """
 import sys, time
 from ferkit.cli import main
-from ferkit.data import Manifest
-from ferkit.data.predictions import join_predictions, read_predictions
 from ferkit.recipes import NoisyFER
 
 step, calls = NoisyFER.training_step, []

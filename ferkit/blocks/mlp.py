@@ -30,6 +30,7 @@ class MLPBlock(nn.Module):
 
     Source: noisyFER, supplement, figure 2 (c).
 
+    >>> import torch
     >>> MLPBlock(7, 16, form="released")(torch.zeros(6, 7)).shape
     torch.Size([6, 16])
     """

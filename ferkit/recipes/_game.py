@@ -114,14 +114,14 @@ def frozen(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
     """Layers that draw from the global generator (dropout) draw by ``generator``'s seed; the global state is kept."""
-    device = generator.device
+    device, seed = generator.device, generator.initial_seed() ^ 1  # another stream than the generator's own draws
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
         # not torch.manual_seed, which would seed devices whose state is not kept
         if devices:
-            torch.get_device_module(device).manual_seed(generator.initial_seed())
+            torch.get_device_module(device).manual_seed(seed)
         else:
-            torch.default_generator.manual_seed(generator.initial_seed())
+            torch.default_generator.manual_seed(seed)
         yield
 
 

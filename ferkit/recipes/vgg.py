@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
+from ferkit.recipes._game import seeded
+from ferkit.recipes.base import Batch
 from ferkit.recipes.label_sets import LabelSetRecipe
 
 __all__ = ["VGG"]
@@ -28,3 +32,8 @@ class VGG(LabelSetRecipe):
     def __init__(self, num_classes: int, **options: Any) -> None:
         super().__init__(num_classes, latent=0, **options)
         self.save_hyperparameters()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        # Dropout draws by (seed, epoch, batch), as augmentation does, so that a resumed run is the same run.
+        with seeded(self._generator(batch_idx, 1, device=self.device)):
+            return super().training_step(batch, batch_idx)

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from ferkit.recipes import NoisyFER, TrainingDiverged
+from ferkit.recipes import VGG, NoisyFER, TrainingDiverged
 from ferkit.recipes._game import HIGHEST, LOST, LOWEST, STREAK, WON, GameState
 
 CLASSES, NAN = 3, float("nan")
@@ -84,6 +84,19 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
         assert not torch.equal(first["state_dict"][name], middle["state_dict"][name])
     for name, value in whole.callback_metrics.items():
         assert torch.equal(value, rest.callback_metrics[name]), name
+
+
+def test_a_resumed_baseline_is_the_uninterrupted_one(tmp_path):
+    def baseline():
+        torch.manual_seed(0)
+        return VGG(CLASSES, width=0.05, sources=("a", "b"), values=("valence", "arousal"))
+
+    trainer(tmp_path / "whole").fit(baseline(), *loaders())
+    torch.manual_seed(99)  # dropout has its own draws
+    rest = trainer(tmp_path / "rest")
+    rest.fit(baseline(), *loaders(), ckpt_path=tmp_path / "whole" / "epoch=1.ckpt", weights_only=True)
+    first, second = (torch.load(tmp_path / run / "epoch=3.ckpt", weights_only=True) for run in ("whole", "rest"))
+    equal(first["state_dict"], second["state_dict"])
 
 
 @pytest.mark.parametrize(("precision", "hold"), [("32-true", None), ("bf16-mixed", 0.45)])

@@ -311,8 +311,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(
     const Tensor& features, const Tensor& labels, int64_t classes, bool include_self) {
   const int64_t size = features.size(0), width = features.size(1);
   const auto dtype = features.scalar_type();
-  Tensor mean = make(features, {size, classes}, dtype), counts = make(features, {classes}, dtype);
-  Tensor sums = make(features, {classes, width}, dtype), inverse = make(features, {size}, dtype);
+  Tensor mean = make({size, classes}, dtype), counts = make({classes}, dtype);
+  Tensor sums = make({classes, width}, dtype), inverse = make({size}, dtype);
   const T* f = in<T>(features);
   const int64_t* y = in<int64_t>(labels);
   check_label_range(y, size, classes);
@@ -330,7 +330,7 @@ Tensor backward(
     const Tensor& grad, const Tensor& features, const Tensor& labels, const Tensor& sums, const Tensor& inverse,
     int64_t classes, bool include_self) {
   const int64_t size = features.size(0), width = features.size(1);
-  Tensor result = make(features, {size, width}, features.scalar_type());
+  Tensor result = make({size, width}, features.scalar_type());
   const T *f = in<T>(features), *inv = in<T>(inverse), *s = in<T>(sums), *g = in<T>(grad);
   const int64_t* y = in<int64_t>(labels);
   std::vector<T> counts(classes), pulls(classes * width);

@@ -263,9 +263,9 @@ std::tuple<Tensor, Tensor> forward(
     const Tensor& prediction, const Tensor& target, const std::optional<Tensor>& weight, bool released, bool loss,
     bool mean) {
   const int64_t size = prediction.size(0), width = prediction.size(1);
-  const std::vector<int64_t> shape = mean ? std::vector<int64_t>{} : std::vector<int64_t>{width};
-  Tensor value = make(prediction, shape, prediction.scalar_type());
-  Tensor state = make(prediction, {width, kState}, ScalarType::Double);
+  const Shape shape = mean ? Shape{} : Shape{width};
+  Tensor value = make(shape, prediction.scalar_type());
+  Tensor state = make({width, kState}, ScalarType::Double);
   const T *x = in<T>(prediction), *y = in<T>(target), *w = weight ? in<T>(*weight) : nullptr;
   T* to = out<T>(value);
   double* kept = out<double>(state);
@@ -314,9 +314,9 @@ std::tuple<Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& prediction, const Tensor& target, const std::optional<Tensor>& weight,
     const Tensor& state, bool loss, bool mean, bool with_target) {
   const int64_t size = prediction.size(0), width = prediction.size(1), count = size * width;
-  Tensor d_prediction = make(prediction, {size, width}, prediction.scalar_type());
+  Tensor d_prediction = make({size, width}, prediction.scalar_type());
   Tensor d_target =
-      make(target, with_target ? std::vector<int64_t>{size, width} : std::vector<int64_t>{0}, target.scalar_type());
+      make(with_target ? Shape{size, width} : Shape{0}, target.scalar_type());
   if (count == 0) return {d_prediction, d_target};
   const T *x = in<T>(prediction), *y = in<T>(target), *w = weight ? in<T>(*weight) : nullptr, *g = in<T>(grad);
   T *dx = out<T>(d_prediction), *dy = with_target ? out<T>(d_target) : nullptr;
@@ -378,7 +378,7 @@ std::tuple<Tensor, Tensor> concordance_backward(
   (void)released;  // the ratio in the state says it
   check(prediction, target, weight);
   check_same(grad, prediction, "grad");
-  check_shape(grad, mean ? std::vector<int64_t>{} : std::vector<int64_t>{prediction.size(1)}, "grad");
+  check_shape(grad, mean ? Shape{} : Shape{prediction.size(1)}, "grad");
   require(state.is_cpu() && state.scalar_type() == ScalarType::Double, "state: expected a float64 CPU tensor");
   check_shape(state, {prediction.size(1), kState}, "state");
   grad = dense(grad), prediction = dense(prediction), target = dense(target), state = dense(state);

@@ -1,5 +1,15 @@
 // The schemas of the private CPU library; each op registers its kernel in its own file.
-#include <torch/csrc/stable/library.h>
+#include "tensors.h"
+
+namespace {
+
+bool poison(bool on) {
+  const bool before = ferkit::poisons();
+  ferkit::poisons() = on;
+  return before;
+}
+
+}  // namespace
 
 STABLE_TORCH_LIBRARY(ferkit_native, m) {
   m.def(
@@ -38,4 +48,8 @@ STABLE_TORCH_LIBRARY(ferkit_native, m) {
       "similarity_preserving_blocks_backward(Tensor grad, Tensor target, Tensor auxiliary, Tensor mask, Tensor kept,"
       " bool subset, bool gram) -> (Tensor, Tensor)");
   m.def("block_neighbours(int threads, bool wait) -> int");
+  // Results start as NaN, for the tests; gives what was set before.
+  m.def("poison(bool on) -> bool");
 }
+
+STABLE_TORCH_LIBRARY_IMPL(ferkit_native, CompositeExplicitAutograd, m) { m.impl("poison", TORCH_BOX(&poison)); }

@@ -231,9 +231,9 @@ template <typename T>
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& logits, const Tensor& neighbors, const Tensor& weight, bool mean) {
   const int64_t size = logits.size(0), classes = logits.size(1), count = weight.size(1);
-  Tensor loss = make(logits, mean ? std::vector<int64_t>{} : std::vector<int64_t>{size}, logits.scalar_type());
-  Tensor residual = make(logits, {size, classes}, logits.scalar_type());
-  Tensor divergence = make(logits, {size, count}, logits.scalar_type());
+  Tensor loss = make(mean ? Shape{} : Shape{size}, logits.scalar_type());
+  Tensor residual = make({size, classes}, logits.scalar_type());
+  Tensor divergence = make({size, count}, logits.scalar_type());
   const T *z = in<T>(logits), *v = in<T>(neighbors), *w = in<T>(weight);
   const T factor = mean && size > 0 ? T(1) / static_cast<T>(size) : T(1);
   T *l = out<T>(loss), *r = out<T>(residual), *d = out<T>(divergence);
@@ -256,10 +256,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(
     const Tensor& grad, const Tensor& logits, const Tensor& neighbors, const Tensor& weight, const Tensor& residual,
     const Tensor& divergence, bool mean, bool asked) {
   const int64_t size = logits.size(0), classes = logits.size(1), count = weight.size(1);
-  Tensor d_logits = make(logits, {size, classes}, logits.scalar_type());
-  Tensor d_weight = make(logits, {size, count}, logits.scalar_type());
-  const std::vector<int64_t> shape = asked ? std::vector<int64_t>{size, count, classes} : std::vector<int64_t>{0};
-  Tensor d_neighbors = make(logits, shape, logits.scalar_type());
+  Tensor d_logits = make({size, classes}, logits.scalar_type());
+  Tensor d_weight = make({size, count}, logits.scalar_type());
+  const Shape shape = asked ? Shape{size, count, classes} : Shape{0};
+  Tensor d_neighbors = make(shape, logits.scalar_type());
   const T *g = in<T>(grad), *z = in<T>(logits), *v = in<T>(neighbors), *w = in<T>(weight);
   const T *r = in<T>(residual), *d = in<T>(divergence);
   T *dz = out<T>(d_logits), *dw = out<T>(d_weight), *dv = out<T>(d_neighbors);
@@ -299,7 +299,7 @@ std::tuple<Tensor, Tensor, Tensor> neighbor_divergence_backward(
   check(logits, neighbors, weight);
   check_same(grad, logits, "grad"), check_same(residual, logits, "residual");
   check_same(divergence, logits, "divergence");
-  check_shape(grad, mean ? std::vector<int64_t>{} : std::vector<int64_t>{logits.size(0)}, "grad");
+  check_shape(grad, mean ? Shape{} : Shape{logits.size(0)}, "grad");
   check_shape(residual, {logits.size(0), logits.size(1)}, "residual");
   check_shape(divergence, {logits.size(0), weight.size(1)}, "divergence");
   grad = dense(grad), logits = dense(logits), neighbors = dense(neighbors), weight = dense(weight);

@@ -66,8 +66,8 @@ std::tuple<Tensor, Tensor> run_backward(
     state = again.get();
   }
   for (int64_t i = 0; i < p.branches; ++i) scale[i] = in<T>(grad)[i] * p.divisor[i];
-  Tensor d_target = make(target, {p.size, p.target_width}, target.scalar_type());
-  Tensor d_auxiliary = make(target, {p.branches, p.size, p.branch_width}, target.scalar_type());
+  Tensor d_target = make({p.size, p.target_width}, target.scalar_type());
+  Tensor d_auxiliary = make({p.branches, p.size, p.branch_width}, target.scalar_type());
   (gram ? sp::gram_backward<T> : sp::factored_backward<T>)(
       p, in<T>(target), in<T>(auxiliary), scale.data(), state, out<T>(d_target), out<T>(d_auxiliary));
   return {d_target, d_auxiliary};
@@ -79,11 +79,11 @@ std::tuple<Tensor, Tensor> similarity_preserving(
   target = dense(target), auxiliary = dense(auxiliary);
   const int64_t need = state_size(p, gram);
   require(kept == 0 || kept == need, "kept: expected 0 or " + std::to_string(need) + ", got " + std::to_string(kept));
-  Tensor state = make(target, {kept}, ScalarType::Double);
+  Tensor state = make({kept}, ScalarType::Double);
   const std::unique_ptr<double[]> scratch(kept == need ? nullptr : new double[need]);
   std::vector<double> loss(p.branches);
   double* to = kept == need ? out<double>(state) : scratch.get();
-  Tensor result = make(target, {p.branches}, target.scalar_type());
+  Tensor result = make({p.branches}, target.scalar_type());
   by_dtype(target, [&](auto type) {
     run_forward<decltype(type)>(p, target, auxiliary, gram, to, loss.data());
     std::copy(loss.begin(), loss.end(), out<decltype(type)>(result));

@@ -3,11 +3,14 @@
 
 #include "../common/stable.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cstring>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -33,13 +36,21 @@ inline void check_same(const Tensor& t, const Tensor& like, const char* name) {
   require(t.scalar_type() == like.scalar_type(), std::string(name) + ": expected the dtype of the first argument");
 }
 
-inline void check_shape(const Tensor& t, const std::vector<int64_t>& shape, const char* name) {
-  bool same = t.dim() == static_cast<int64_t>(shape.size());
-  for (size_t i = 0; same && i < shape.size(); ++i) same = t.size(i) == shape[i];
-  if (same) return;
+// At most three sizes, held in place: a vector for every check and every result costs as much as a small kernel.
+struct Shape {
+  int64_t sizes[3] = {};
+  int64_t dims = 0;
+  Shape(std::initializer_list<int64_t> list) {
+    for (int64_t size : list) sizes[dims++] = size;
+  }
+};
+
+inline void check_shape(const Tensor& t, const Shape& shape, const char* name) {
+  const auto have = t.sizes();
+  if (static_cast<int64_t>(have.size()) == shape.dims && std::equal(have.begin(), have.end(), shape.sizes)) return;
   std::string want, got;
-  for (auto s : shape) want += (want.empty() ? "" : ", ") + std::to_string(s);
-  for (int64_t i = 0; i < t.dim(); ++i) got += (got.empty() ? "" : ", ") + std::to_string(t.size(i));
+  for (int64_t i = 0; i < shape.dims; ++i) want += (i == 0 ? "" : ", ") + std::to_string(shape.sizes[i]);
+  for (int64_t i = 0; i < t.dim(); ++i) got += (i == 0 ? "" : ", ") + std::to_string(t.size(i));
   require(false, std::string(name) + ": expected shape (" + want + "), got (" + got + ")");
 }
 
@@ -66,8 +77,29 @@ inline void check_label_range(const int64_t* labels, int64_t size, int64_t class
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
+// An uninitialised tensor on the device of `like`.
 inline Tensor make(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
   return torch::stable::new_empty(like, shape, dtype);
+}
+
+// Whether make() fills what it gives with NaN, so that in a test memory nobody wrote shows; torch's own switch does not
+// reach the shim.
+inline bool& poisons() {
+  static bool on = false;
+  return on;
+}
+
+// An uninitialised tensor, float32 or float64, on the CPU. Not stable::new_empty, which looks its op up by name.
+inline Tensor make(const Shape& shape, ScalarType dtype) {
+  int64_t strides[3], step = 1;
+  for (int64_t d = shape.dims - 1; d >= 0; --d) strides[d] = step, step *= std::max<int64_t>(shape.sizes[d], 1);
+  const int32_t type = dtype == ScalarType::Float ? aoti_torch_dtype_float32() : aoti_torch_dtype_float64();
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      shape.dims, shape.sizes, strides, type, aoti_torch_device_type_cpu(), 0, &handle));
+  Tensor result(handle);
+  if (poisons()) std::memset(result.mutable_data_ptr(), 0xff, result.numel() * (dtype == ScalarType::Float ? 4 : 8));
+  return result;
 }
 
 template <typename T>

@@ -38,6 +38,7 @@ _CAN_OBSERVE = all(
         "_is_tracing",
     )
 )
+_any_autocast = _C._is_any_autocast_enabled  # asked first: the question about one device parses a string
 _PLAIN = (Tensor, torch.nn.Parameter)
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -102,13 +103,13 @@ def autocast_to_float32(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def without_autocast(function: Callable[..., Any], device_type: str, *arguments: Any) -> Any:
+def without_autocast(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call ``function`` with autocast off: matrix products inside a kernel keep their accumulation dtype."""
     try:
-        if not torch.is_autocast_enabled(device_type):
-            return function(*arguments)
-        with torch.autocast(device_type, enabled=False):
-            return function(*arguments)
+        if _any_autocast() and torch.is_autocast_enabled(device_type := arguments[0].device.type):
+            with torch.autocast(device_type, enabled=False):
+                return function(*arguments)
+        return function(*arguments)
     except RuntimeError as error:
         # Native code can only throw RuntimeError; its label check reads like the one in ferkit.checks.
         message = str(error).split("\n")[0]

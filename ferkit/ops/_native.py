@@ -75,8 +75,9 @@ class Kernels:
 
     def __init__(self, op: str, device_type: str = "cpu") -> None:
         self.device_type = device_type
-        self.forward = getattr(torch.ops.ferkit_native, op).default
-        self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default
+        # `_op` is what an OpOverload calls, after a look that only a Python dispatcher needs
+        self.forward = getattr(torch.ops.ferkit_native, op).default._op
+        self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default._op
 
     def state_size(self, target: torch.Tensor, auxiliary: torch.Tensor, subset: bool, gram: bool) -> int:
         """float64 numbers that similarity_preserving keeps for its backward; csrc counts the same."""

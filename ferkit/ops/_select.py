@@ -13,7 +13,7 @@ import torch
 
 from ferkit.ops import _native
 
-__all__ = ["BACKENDS", "OPS", "can_run", "force", "kernel", "report", "rows_limit", "why_not"]
+__all__ = ["BACKENDS", "OPS", "can_run", "force", "kernel", "kernel_for", "report", "rows_limit", "why_not"]
 
 BACKENDS = ("native", "triton", "eager")  # in order of preference
 OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy", "neighbor_divergence", "concordance")
@@ -95,6 +95,16 @@ def kernel(op: str, device_type: str, dtype: torch.dtype, rows: int = 0) -> Any:
         return _chosen[op, device_type, dtype, small]
     except KeyError:
         return _choose(op, device_type, dtype, small)
+
+
+def kernel_for(op: str, tensor: torch.Tensor) -> Any:
+    """`kernel` for a batch like ``tensor``; the short way for the CPU, where no kernel has a limit of rows."""
+    if not tensor.is_cpu:
+        return kernel(op, tensor.device.type, tensor.dtype, tensor.shape[0])
+    try:
+        return _chosen[op, "cpu", tensor.dtype, True]
+    except KeyError:
+        return kernel(op, "cpu", tensor.dtype, tensor.shape[0])
 
 
 def _choose(op: str, device_type: str, dtype: torch.dtype, small: bool) -> Any:

@@ -59,17 +59,15 @@ def class_similarity(
 
 
 def _forward(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
-    device_type = features.device.type
-    forward = _select.kernel("class_similarity", device_type, features.dtype, features.shape[0]).forward
-    return without_autocast(forward, device_type, features, labels, num_classes, include_self)
+    forward = _select.kernel_for("class_similarity", features).forward
+    return without_autocast(forward, features, labels, num_classes, include_self)
 
 
 def _backward(
     grad: Tensor, features: Tensor, labels: Tensor, sums: Tensor, inverse: Tensor, num_classes: int, include_self: bool
 ) -> Any:
-    device_type = features.device.type
-    backward = _select.kernel("class_similarity", device_type, features.dtype, features.shape[0]).backward
-    return without_autocast(backward, device_type, grad, features, labels, sums, inverse, num_classes, include_self)
+    backward = _select.kernel_for("class_similarity", features).backward
+    return without_autocast(backward, grad, features, labels, sums, inverse, num_classes, include_self)
 
 
 def _forward_fake(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> tuple[Tensor, ...]:
@@ -128,7 +126,7 @@ def _backward_autograd(
 ) -> Any:
     arguments = (grad, features, labels, sums, inverse, num_classes, include_self)
     if needs_autograd(grad, features):  # second order: the eager formula, recorded step by step
-        return without_autocast(eager.backward, features.device.type, *arguments)
+        return without_autocast(eager.backward, *arguments)
     return redispatch(_backward_op, keyset, *arguments)
 
 
@@ -150,18 +148,18 @@ _backward_op = define(
 
 def _variance_kernels(features: Tensor) -> Any:
     """Where the chosen backend has no variance (the native one), the eager one stands in."""
-    chosen = _select.kernel("class_similarity", features.device.type, features.dtype, features.shape[0])
+    chosen = _select.kernel_for("class_similarity", features)
     return chosen if hasattr(chosen, "variance_forward") else eager_variance
 
 
 def _variance(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
     forward = _variance_kernels(features).variance_forward
-    return without_autocast(forward, features.device.type, features, labels, num_classes, include_self)
+    return without_autocast(forward, features, labels, num_classes, include_self)
 
 
 def _variance_backward(grad: Tensor, features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
     backward = _variance_kernels(features).variance_backward
-    return without_autocast(backward, features.device.type, grad, features, labels, num_classes, include_self)
+    return without_autocast(backward, grad, features, labels, num_classes, include_self)
 
 
 def _variance_fake(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Tensor:
@@ -200,7 +198,7 @@ def _variance_backward_autograd(
 ) -> Any:
     arguments = (grad, features, labels, num_classes, include_self)
     if needs_autograd(grad, features):  # second order: the eager formula, recorded step by step
-        return without_autocast(eager_variance.variance_backward, features.device.type, *arguments)
+        return without_autocast(eager_variance.variance_backward, *arguments)
     return redispatch(_variance_backward_op, keyset, *arguments)
 
 

@@ -57,15 +57,13 @@ def concordance(
 
 
 def _forward(prediction: Tensor, target: Tensor, weight: Tensor | None, released: bool, loss: bool, mean: bool) -> Any:
-    device_type = prediction.device.type
-    forward = _select.kernel("concordance", device_type, prediction.dtype, prediction.shape[0]).forward
-    return without_autocast(forward, device_type, prediction, target, weight, released, loss, mean)
+    forward = _select.kernel_for("concordance", prediction).forward
+    return without_autocast(forward, prediction, target, weight, released, loss, mean)
 
 
 def _backward(grad: Tensor, prediction: Tensor, *arguments: Any) -> Any:
-    device_type = prediction.device.type
-    backward = _select.kernel("concordance", device_type, prediction.dtype, prediction.shape[0]).backward
-    return without_autocast(backward, device_type, grad, prediction, *arguments)
+    backward = _select.kernel_for("concordance", prediction).backward
+    return without_autocast(backward, grad, prediction, *arguments)
 
 
 def _forward_fake(
@@ -120,7 +118,7 @@ def _forward_autograd(keyset: Any, prediction: Tensor, target: Tensor, *argument
 
 def _backward_autograd(keyset: Any, grad: Tensor, prediction: Tensor, target: Tensor, *arguments: Any) -> Any:
     if needs_autograd(grad, prediction, target):  # second order: the eager formula, recorded step by step
-        return without_autocast(eager.backward, prediction.device.type, grad, prediction, target, *arguments)
+        return without_autocast(eager.backward, grad, prediction, target, *arguments)
     return redispatch(_backward_op, keyset, grad, prediction, target, *arguments)
 
 

@@ -41,9 +41,8 @@ def neighbor_divergence(logits: Tensor, neighbor_logits: Tensor, weight: Tensor,
 
 
 def _forward(logits: Tensor, neighbor_logits: Tensor, weight: Tensor, mean: bool) -> Any:
-    device_type = logits.device.type
-    forward = _select.kernel("neighbor_divergence", device_type, logits.dtype, logits.shape[0]).forward
-    return without_autocast(forward, device_type, logits, neighbor_logits, weight, mean)
+    forward = _select.kernel_for("neighbor_divergence", logits).forward
+    return without_autocast(forward, logits, neighbor_logits, weight, mean)
 
 
 def _backward(
@@ -59,10 +58,9 @@ def _backward(
     if not neighbors:  # the forward has left nothing but two products, on every device
         d_weight = _along(grad, divergence, weight.dtype)
         return _along(grad, residual, logits.dtype), neighbor_logits.new_empty(0), d_weight
-    device_type = logits.device.type
-    backward = _select.kernel("neighbor_divergence", device_type, logits.dtype, logits.shape[0]).backward
+    backward = _select.kernel_for("neighbor_divergence", logits).backward
     arguments = (grad, logits, neighbor_logits, weight, residual, divergence, mean, neighbors)
-    return without_autocast(backward, device_type, *arguments)
+    return without_autocast(backward, *arguments)
 
 
 def _along(grad: Tensor, derivative: Tensor, dtype: torch.dtype) -> Tensor:
@@ -127,7 +125,7 @@ def _forward_autograd(keyset: Any, logits: Tensor, neighbor_logits: Tensor, weig
 def _backward_autograd(keyset: Any, grad: Tensor, *arguments: Any) -> Any:
     logits, neighbor_logits, weight = arguments[:3]
     if needs_autograd(grad, logits, neighbor_logits, weight):  # second order: the eager formula, step by step
-        return without_autocast(eager.backward, logits.device.type, grad, *arguments)
+        return without_autocast(eager.backward, grad, *arguments)
     return redispatch(_backward_op, keyset, grad, *arguments)
 
 

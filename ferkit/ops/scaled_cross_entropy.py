@@ -40,15 +40,13 @@ def scaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, mean: bo
 
 
 def _forward(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> Any:
-    device_type = logits.device.type
-    forward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype, logits.shape[0]).forward
-    return without_autocast(forward, device_type, logits, scale, labels, mean)
+    forward = _select.kernel_for("scaled_cross_entropy", logits).forward
+    return without_autocast(forward, logits, scale, labels, mean)
 
 
 def _backward(grad: Tensor, logits: Tensor, scale: Tensor, labels: Tensor, normaliser: Tensor, mean: bool) -> Any:
-    device_type = logits.device.type
-    backward = _select.kernel("scaled_cross_entropy", device_type, logits.dtype, logits.shape[0]).backward
-    return without_autocast(backward, device_type, grad, logits, scale, labels, normaliser, mean)
+    backward = _select.kernel_for("scaled_cross_entropy", logits).backward
+    return without_autocast(backward, grad, logits, scale, labels, normaliser, mean)
 
 
 def _forward_fake(logits: Tensor, scale: Tensor, labels: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
@@ -95,7 +93,7 @@ def _backward_autograd(
 ) -> Any:
     arguments = (grad, logits, scale, labels, normaliser, mean)
     if needs_autograd(grad, logits, scale):  # second order: the eager formula, recorded step by step
-        return without_autocast(eager.backward, logits.device.type, *arguments)
+        return without_autocast(eager.backward, *arguments)
     return redispatch(_backward_op, keyset, *arguments)
 
 

@@ -22,6 +22,7 @@ from ferkit.ops._library import (
 
 __all__ = ["similarity_preserving"]
 
+_NORMALIZE = ("batch", "subset")
 _FORMS = {"auto": 0, "gram": 1, "factored": 2}
 # auto: beyond N = crossover * D the factored form, in float64, costs less; see docs/math/similarity_preserving.md
 CROSSOVER = 6
@@ -47,19 +48,20 @@ def similarity_preserving(
 
     Returns: (M,), never negative; a branch without an unmasked row gives 0 with zero gradient.
     """
-    check_choice(normalize, "normalize", ("batch", "subset"))
-    check_choice(form, "form", tuple(_FORMS))
+    if normalize not in _NORMALIZE or form not in _FORMS:
+        check_choice(normalize, "normalize", _NORMALIZE)
+        check_choice(form, "form", tuple(_FORMS))
     target, auxiliary = autocast_to_float32(target), autocast_to_float32(auxiliary)
     if mask.dtype not in (torch.bool, torch.float32, torch.float64):
         mask = mask.float()
     subset, code = normalize == "subset", _FORMS[form]
-    arguments = (target, auxiliary, mask, subset, code, _kept(target, auxiliary, subset, code))
     if not unobserved(target, auxiliary, mask):
-        loss: Tensor = _forward_op(*arguments)[0]
+        kept = _kept(target, auxiliary, subset, code)
+        loss: Tensor = _forward_op(target, auxiliary, mask, subset, code, kept)[0]
     elif needs_autograd(target, auxiliary):
-        loss = _SimilarityPreserving.apply(None, *arguments)[0]
+        loss = _SimilarityPreserving.apply(None, target, auxiliary, mask, subset, code, None)[0]
     else:
-        loss = _forward(*arguments)[0]
+        loss = _forward(target, auxiliary, mask, subset, code, 0)[0]
     return loss
 
 
@@ -81,32 +83,36 @@ def _crossover(tensor: Tensor) -> int:
 
 def _takes_gram(target: Tensor, auxiliary: Tensor, form: int) -> bool:
     """Asked inside the implementation only: of a symbolic size it would cost a recompile."""
-    return form == 1 or (form == 0 and target.shape[0] <= _crossover(target) * max(target.shape[1], auxiliary.shape[2]))
+    if form != 0:
+        return form == 1
+    size, width = target.shape
+    return size <= _crossover(target) * max(width, auxiliary.shape[2])
 
 
 def _kept(target: Tensor, auxiliary: Tensor, subset: bool, form: int) -> int:
     """Size of the state that the forward keeps for the backward; under torch.compile the backward forms it again."""
     if torch.compiler.is_compiling() or not needs_autograd(target, auxiliary):
         return 0
-    kernel = _select.kernel("similarity_preserving", target.device.type, target.dtype, target.shape[0])
+    kernel = _select.kernel_for("similarity_preserving", target)
     size: int = kernel.state_size(target, auxiliary, subset, _takes_gram(target, auxiliary, form))
     return size
 
 
-def _forward(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int) -> Any:
-    device_type = target.device.type
-    forward = _select.kernel("similarity_preserving", device_type, target.dtype, target.shape[0]).forward
+def _forward(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int | None) -> Any:
+    """``kept`` None: all that the backward can use."""
+    kernel = _select.kernel_for("similarity_preserving", target)
     gram = _takes_gram(target, auxiliary, form)
-    return without_autocast(forward, device_type, target, auxiliary, mask, subset, gram, kept)
+    if kept is None:
+        kept = kernel.state_size(target, auxiliary, subset, gram)
+    return without_autocast(kernel.forward, target, auxiliary, mask, subset, gram, kept)
 
 
 def _backward(
     grad: Tensor, target: Tensor, auxiliary: Tensor, mask: Tensor, state: Tensor, subset: bool, form: int
 ) -> Any:
-    device_type = target.device.type
-    backward = _select.kernel("similarity_preserving", device_type, target.dtype, target.shape[0]).backward
+    backward = _select.kernel_for("similarity_preserving", target).backward
     gram = _takes_gram(target, auxiliary, form)
-    return without_autocast(backward, device_type, grad, target, auxiliary, mask, state, subset, gram)
+    return without_autocast(backward, grad, target, auxiliary, mask, state, subset, gram)
 
 
 def _forward_fake(
@@ -124,13 +130,21 @@ def _backward_fake(
 class _SimilarityPreserving(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, keyset: Any, target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int, kept: int
+        ctx: Any,
+        keyset: Any,
+        target: Tensor,
+        auxiliary: Tensor,
+        mask: Tensor,
+        subset: bool,
+        form: int,
+        kept: int | None,
     ) -> Any:
         arguments = (target, auxiliary, mask, subset, form, kept)
         outputs = _forward(*arguments) if keyset is None else redispatch(_forward_op, keyset, *arguments)
-        ctx.mark_non_differentiable(outputs[1])
-        ctx.set_materialize_grads(False)
         ctx.save_for_backward(target, auxiliary, mask, outputs[1])
+        outputs = outputs if keyset is not None else outputs[:1]  # autograd is slower for every output it wraps
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)
         ctx.settings = subset, form
         return outputs
 
@@ -156,7 +170,7 @@ def _backward_autograd(
 ) -> Any:
     if needs_autograd(grad, target, auxiliary):  # second order: the eager formula, recorded step by step
         gram = _takes_gram(target, auxiliary, form)
-        return without_autocast(eager.backward, target.device.type, grad, target, auxiliary, mask, state, subset, gram)
+        return without_autocast(eager.backward, grad, target, auxiliary, mask, state, subset, gram)
     return redispatch(_backward_op, keyset, grad, target, auxiliary, mask, state, subset, form)
 
 

@@ -19,10 +19,15 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN, so that memory nobody wrote shows."""
+    """torch.empty gives NaN, and so does what the native kernels allocate: memory nobody wrote shows."""
+    native = _select.why_not("class_similarity", "native") is None
+    if native:
+        torch.ops.ferkit_native.poison(True)
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
+    if native:
+        torch.ops.ferkit_native.poison(False)
     torch.use_deterministic_algorithms(before[0])
     torch.utils.deterministic.fill_uninitialized_memory = before[1]

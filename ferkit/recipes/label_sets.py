@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ferkit import functional
 from ferkit.blocks import EncoderOutput, VGGEncoder
-from ferkit.checks import check_choice, check_number
+from ferkit.checks import check_choice, check_label_range, check_number
 from ferkit.data.augment import normalize_images
 from ferkit.functional.concordance import CONVENTIONS
 from ferkit.recipes.base import Batch, Recipe
@@ -153,6 +153,7 @@ class LabelSetRecipe(Recipe):
         logits, predicted = self.split(labels)
         parts = {}
         if self.source_names:
+            check_label_range(sources, self.num_classes, "sources")
             each = F.cross_entropy(logits.transpose(1, 2), sources, ignore_index=-1, reduction="none")
             parts["cross_entropy"] = (each.sum(0) / (sources >= 0).sum(0).clamp_min(1)).sum()
         if self.value_names:
@@ -196,7 +197,7 @@ class LabelSetRecipe(Recipe):
 
 
 def _names(names: Sequence[str], argument: str) -> tuple[str, ...]:
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{argument}: expected a sequence of names, got {names!r}")
     if len(set(names)) < len(names):
         raise ValueError(f"{argument}: expected each name once, got {', '.join(names)}")

@@ -115,6 +115,9 @@ class NoisyFER(LabelSetRecipe):
         given |= {"weight_decay": weight_decay, "padding": padding}
         chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
         check_choice(order, "order", tuple(ORDERS))
+        for name, value in (("joint", joint), ("marginal", marginal), ("decoder", decoder)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: expected True or False, got {value!r}")
         check_choice(mlp, "mlp", FORMS)
         check_number(chosen["lam"], "lam", 0)
         check_number(chosen["warmup"], "warmup", 0, integer=True)

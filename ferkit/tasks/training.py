@@ -128,6 +128,8 @@ def train(
         read_checkpoint(checkpoint)
     if recipe.load_report is not None:
         print(recipe.load_report)
+    if several:
+        print(f"Label sets: {', '.join(sources) or 'none'}; values: {', '.join(values) or 'none'}", flush=True)
     resume_from = None if checkpoint is None else str(checkpoint)
     trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)
     return finish(run, recipe, training, validation, table)

@@ -84,7 +84,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Score the run in folder ``run`` on a split of any dataset with its classes, at the size it was trained with.
 
-    On the data of a cross-validated run it is the run's own fold, unless another is asked for.
+    On the run's own data the split is the run's own, and so is the fold of a cross-validated run, unless another
+    ``validation_share``, ``subset_seed`` or fold is asked for: none of the training images is then scored.
     Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and with ``save`` the
     predictions into that CSV file; returns the figures.
     """
@@ -94,8 +95,8 @@ def evaluate(
     recipe = load_recipe(folder)
     config = folder.read_config()
     data = replace(data, size=config["size"], synthetic_classes=config["synthetic_classes"])
-    if data.folds is None and config.get("folds") and (data.data, data.root) == (config["data"], config["root"]):
-        data = replace(data, **{name: config[name] for name in ("folds", "fold", "subset_seed")})
+    if (data.data, data.root) == (config["data"], config["root"]):
+        data = _as_held_out(data, config)
     dataset = build_dataset(data, split, classes=config["classes"])
     if isinstance(recipe, LabelSetRecipe):  # not as for training, whatever the split: the best-known values, if any
         dataset = attach_label_sets(dataset, data, "test", values=config["values"])
@@ -108,6 +109,17 @@ def evaluate(
     if found.probabilities is not None:
         confusion_figure(found.probabilities, dataset, folder.figures / f"confusion-{name}.png")
     return figures
+
+
+def _as_held_out(data: DataOptions, config: dict[str, Any]) -> DataOptions:
+    """The options with the run's choice of held-out images where they make none of their own."""
+    names = ["subset_seed"] if data.data != "synthetic" else []  # rendered splits never meet
+    if data.folds is None and config.get("folds"):
+        names += ["folds", "fold"]
+    elif data.data != "synthetic":
+        names.append("validation_share")
+    unsaid = [name for name in names if getattr(data, name) == getattr(DataOptions, name)]
+    return replace(data, **{name: config[name] for name in unsaid if name in config})
 
 
 def confusion_figure(probabilities: Tensor, dataset: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from dataclasses import replace
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ferkit.data import EMOTIONS, Manifest
 from ferkit.data.readers.ferplus_targets import COLUMNS
-from ferkit.tasks import DataOptions, evaluate
+from ferkit.tasks import DataOptions, FitOptions, evaluate, train
 from ferkit.tasks.data import build_dataset
 
 SHEET = ("neutral", "happy", "anger")
@@ -209,3 +210,21 @@ def test_a_cross_validated_run_is_evaluated_on_its_own_fold(tmp_path, capsys):
     assert figures["images"] == own["images"] == 5 and figures["accuracy"] == own["accuracy"]
     other = evaluate(str(out), DataOptions("diffusionfer", options.root, folds=2, fold=0))
     assert other["images"] in (11, 12)
+
+
+def test_a_run_is_scored_on_what_it_held_out(tmp_path):
+    options = folder_files(tmp_path / "faces")
+    out = tmp_path / "run"
+    chosen = replace(options, validation_share=0.5, subset_seed=3)
+    fit = FitOptions(epochs=1, batch_size=8, min_per_class=1, out=str(out), accelerator="cpu", progress=False)
+    trained = train("ce", chosen, fit)
+    figures = evaluate(str(out), options)
+    assert {name: figures[name] for name in ("images", "accuracy")} == {
+        name: trained[name] for name in ("images", "accuracy")
+    }
+    held, taken = (set(build_dataset(chosen, split).manifest.image) for split in ("validation", "train"))
+    table = tmp_path / "predictions.csv"
+    evaluate(str(out), options, save=str(table))
+    scored = {row["image"] for row in csv.DictReader(table.open())}
+    assert scored == held and not scored & taken
+    assert evaluate(str(out), replace(options, validation_share=0.25))["images"] != figures["images"]

@@ -57,8 +57,6 @@ def run(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advertisements
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # The discriminator's optimiser rests while its schedule goes on, until the game begins.
-    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     words = [underscored(word) for word in argv]
     options = build_parser().parse_args(_joined(words) if words[:1] == ["train"] else words)
     command = options.command

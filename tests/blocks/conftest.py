@@ -3,32 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-
-GOLDENS = Path(__file__).parents[1] / "goldens"
-
-
-@pytest.fixture(scope="session")
-def golden() -> Callable[[str], dict[str, Tensor]]:
-    def load(name: str) -> dict[str, Tensor]:
-        with np.load(GOLDENS / f"{name}.npz") as archive:
-            return {key: torch.from_numpy(np.asarray(archive[key])) for key in archive.files}
-
-    return load
-
-
-@pytest.fixture
-def close() -> Callable[..., None]:
-    def check(actual: Tensor | float, expected: Tensor | float, rtol: float = 1e-9, atol: float = 1e-12) -> None:
-        actual = torch.as_tensor(actual, dtype=torch.float64)
-        torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol)
-
-    return check
 
 
 @pytest.fixture

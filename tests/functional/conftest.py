@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import ferkit.functional as ff
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 CLASSES = 4
 
 
@@ -110,21 +107,3 @@ def _cases() -> list[Case]:
 @pytest.fixture(params=_cases(), ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
-
-
-@pytest.fixture(scope="session")
-def golden() -> Callable[[str], dict[str, Tensor]]:
-    def load(name: str) -> dict[str, Tensor]:
-        with np.load(GOLDENS / f"{name}.npz") as archive:
-            return {key: torch.from_numpy(np.asarray(archive[key])) for key in archive.files}
-
-    return load
-
-
-@pytest.fixture
-def close() -> Callable[..., None]:
-    def check(actual: Tensor | float, expected: Tensor | float, rtol: float = 1e-9, atol: float = 1e-12) -> None:
-        actual = torch.as_tensor(actual, dtype=torch.float64)
-        torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=torch.float64), rtol=rtol, atol=atol)
-
-    return check

@@ -1,9 +1,6 @@
 """Small batches with neighbours, and a network that says what it is told."""
 
-from pathlib import Path
-
 import lightning
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +9,6 @@ from ferkit.blocks import BranchedOutput
 from ferkit.graph import KNNGraph
 
 FACES = 20
-GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 def graph_of(points, k, metric="l2"):
@@ -75,13 +71,3 @@ def groups_of(faces, tables, centers):
         "index": index,
         "weight": torch.where(near < 0, 0, weight),
     }
-
-
-@pytest.fixture
-def golden():
-    """Reads reference values as tensors."""
-
-    def read(name):
-        return {key: torch.from_numpy(np.asarray(value)) for key, value in np.load(GOLDENS / f"{name}.npz").items()}
-
-    return read

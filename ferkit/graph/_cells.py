@@ -6,6 +6,7 @@ Fixed blocks, one BLAS thread in each: the same cells for any number of threads.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +16,13 @@ from ferkit.graph._blocks import smallest
 from ferkit.graph._rows import Rows
 from ferkit.graph._threads import Crew
 
-__all__ = ["PROJECTED", "assign", "cell_count", "centroids", "near_cells", "project"]
+__all__ = ["PROJECTED", "Projected", "assign", "cell_count", "centroids", "near_cells", "project"]
 
-PROJECTED = 24  # dimensions that candidates are searched in
+PROJECTED = 24  # fewest dimensions that candidates are searched in
+STEP = 8  # more are taken so many at a time
 WIDE = 48  # columns up to which no projection pays
-KEPT = 0.98  # share of the variance that the projection must keep
+KEPT = 0.98  # share of the variance that always suffices
+BLUR = 0.03  # else: what the projection may change a distance by, against that of a k-th neighbour
 PART = 1024  # rows at once: what is computed stays in the cache
 PCA_ROWS = 20480
 ROWS_A_CELL = 64  # that k-means is trained on
@@ -40,24 +43,53 @@ def _sample(count: int, size: int, seed: int) -> np.ndarray:
     return np.asarray(np.sort(np.random.default_rng(seed).permutation(count)[:size]))
 
 
-def project(rows: Rows, crew: Crew, seed: int) -> tuple[Tensor, float | None]:
-    """Centred rows (U, R) in float32 and the share of variance they keep (None: all columns, no projection)."""
+class Projected(NamedTuple):
+    """Centred rows in few dimensions."""
+
+    points: Tensor  # (U, R) float32
+    norms: Tensor  # (U,), squared, of the rows with all their columns: what is left out counts as orthogonal
+    kept: float | None  # share of the variance in ``points``; None: all columns, no projection
+
+
+def project(rows: Rows, crew: Crew, seed: int, kth: float | None) -> Projected:
+    """The rows on their fewest principal axes that tell neighbours apart.
+
+    ``kth``: a usual squared distance to the k-th neighbour; None: no projection.
+    """
     axes, kept = None, None
-    if rows.dim > WIDE:
+    if rows.dim > WIDE and kth is not None:
         some = rows.centred(_sample(rows.count, PCA_ROWS, seed), torch.float64)
         some -= some.mean(0)
         values, vectors = torch.linalg.eigh(some.T @ some)
-        share = float(values[-PROJECTED:].sum() / values.sum().clamp(min=torch.finfo(torch.float64).tiny))
-        if share >= KEPT:
-            axes, kept = vectors[:, -PROJECTED:].float().contiguous(), share
-    found = torch.empty(rows.count, rows.dim if axes is None else PROJECTED)
+        width = _dimensions(values.flip(0) / len(some), kth)
+        if width is not None:
+            axes = vectors[:, -width:].float().contiguous()
+            kept = float(values[-width:].sum() / values.sum().clamp(min=torch.finfo(torch.float64).tiny))
+    found, norms = torch.empty(rows.count, rows.dim if axes is None else axes.shape[1]), torch.empty(rows.count)
 
     def work(start: int) -> None:
         block = rows.centred(np.arange(start, min(rows.count, start + PART)))
         found[start : start + PART] = block if axes is None else block @ axes
+        norms[start : start + PART] = block.square().sum(1)
 
     crew.map(work, range(0, rows.count, PART))
-    return found, kept
+    return Projected(found, norms, kept)
+
+
+def _dimensions(variances: Tensor, kth: float) -> int | None:
+    """How many of the axes, widest first; None where so many are needed that projecting does not pay.
+
+    Of a distance only twice the inner product of what is left out of both rows is lost: of spread 2 sqrt(sum v^2).
+
+    >>> _dimensions(torch.tensor([1.0] * 24 + [0.001] * 76), kth=1.0), _dimensions(torch.ones(100), kth=1.0)
+    (24, None)
+    """
+    share = variances.cumsum(0) / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
+    lost = 2 * variances.square().flip(0).cumsum(0).flip(0).sqrt()
+    for width in range(PROJECTED, len(variances) // 2 + 1, STEP):
+        if float(share[width - 1]) >= KEPT or float(lost[width]) <= BLUR * kth:
+            return width
+    return None
 
 
 def _distances(points: Tensor, centres: Tensor, crew: Crew) -> Tensor:

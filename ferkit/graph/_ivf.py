@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ __all__ = ["SAMPLE", "TOLERANCE", "Found", "nearest"]
 SAMPLE = 2000  # rows that recall is measured on
 TOLERANCE = 1e-6  # relative: a neighbour as near as the k-th but for rounding is right
 PART = 512  # rows of the sample searched at once
+WIDEST = 8  # times k + 1: most candidates a row
 DEVIATIONS = 2.0  # standard errors that the measured recall must exceed the target by
 
 
@@ -81,36 +82,74 @@ def nearest(
     progress: bool = False,
 ) -> Found:
     """The k nearest of every row, at the fewest cells visited that reach ``target`` on a sample."""
-    points, kept = _cells.project(rows, crew, seed)
     count = _cells.cell_count(rows.count)
-    parameters: dict[str, Any] = {"nlist": count, "dimensions": points.shape[1], "variance_kept": kept}
     most = count // 4
-    spares = 2 * (k + 1)
-    sample = np.sort(np.random.default_rng(seed + 2).permutation(rows.count)[:SAMPLE])
     if most < 1:
-        return Found(None, 0.0, 0, parameters)
-    scan = CellScan(points, count, crew, seed)
-    sample = sample[np.argsort(scan.cells[sample], kind="stable")]
-    own, cells = points[torch.from_numpy(sample)], scan.cells[sample]
-    del points
-    file = _searcher(scan, device, max_bytes, max(most, spares))
+        return Found(None, 0.0, 0, {"nlist": count})
+    sample = np.sort(np.random.default_rng(seed + 2).permutation(rows.count)[:SAMPLE])
     true_ids, true = _exact.nearest(rows, sample, k, crew, engine, max_bytes)
+    for kth in (_usual(rows, true), None):
+        scan = CellScan(_cells.project(rows, crew, seed, kth), count, crew, seed)
+        by_cell = np.argsort(scan.cells[sample], kind="stable")
+        sample, true_ids, true = sample[by_cell], true_ids[by_cell], true[by_cell]
+        file = _searcher(scan, device, max_bytes, max(most, WIDEST * (k + 1)))
+        plan = _plan(rows, scan, file, sample, true_ids, true, k, target, most, max_bytes)
+        if plan.nprobe < most or scan.kept is None:
+            break  # else what was projected away is what tells neighbours apart
+    parameters = {"nlist": count, "dimensions": scan.points.shape[1], "variance_kept": scan.kept}
+    parameters |= {"nprobe": min(plan.nprobe, most), "candidates": plan.spares}
+    if plan.nprobe >= most:
+        return Found(None, plan.reached, len(sample), parameters)
+    name = "faiss-gpu" if isinstance(file, OnGpu) else "torch"
+    table = _search(rows, scan, file, k, plan, max_bytes, progress)
+    return Found(table, float(_right(table[1][sample], true).mean()), len(sample), parameters, name)
+
+
+class _Plan(NamedTuple):
+    nprobe: int  # cells that a row visits; too many where nothing reaches the target
+    spares: int  # candidates that are measured directly
+    reached: float  # recall on the sample
+
+
+def _plan(
+    rows: Rows,
+    scan: CellScan,
+    file: CellScan | OnGpu,
+    sample: np.ndarray,
+    true_ids: np.ndarray,
+    true: np.ndarray,
+    k: int,
+    target: float,
+    most: int,
+    max_bytes: int,
+) -> _Plan:
+    """The fewest cells and candidates that reach ``target`` on the sample."""
+    own, cells = scan.of(sample), scan.cells[sample]
     whole = len(sample) == rows.count
-    nprobe, reached = _predicted(scan, own, true_ids, target, most, whole), 0.0
+    ranks, spares, reached = _ranks(scan, own, true_ids), 2 * (k + 1), 0.0
+    nprobe = _fewest(ranks, target, most, whole)
     while nprobe < most:
-        found = _in_parts(file, own, cells, spares, nprobe, crew)
-        near = _rerank.first(found, _rerank.direct(rows, sample, found, crew, max_bytes), k)[1]
+        found = _in_parts(file, own, cells, spares, nprobe, scan.crew)
+        near = _rerank.first(found, _rerank.direct(rows, sample, found, scan.crew, max_bytes), k)[1]
         shares = _right(near, true)
         reached = float(shares.mean())
         if _surely(shares, whole) >= target:
             break
-        nprobe = 4 * (nprobe * 5 // 16 + 1)
-    parameters |= {"nprobe": min(nprobe, most), "candidates": spares}
-    if nprobe >= most:
-        return Found(None, reached, len(sample), parameters)
-    name = "faiss-gpu" if isinstance(file, OnGpu) else "torch"
-    table = _search(rows, scan, file, k, spares, nprobe, max_bytes, progress)
-    return Found(table, float(_right(table[1][sample], true).mean()), len(sample), parameters, name)
+        visited = float((ranks < nprobe).mean())
+        if 3 * (visited - reached) <= 1 - visited:
+            nprobe += 4 * (nprobe // 32 + 1)
+        elif spares < WIDEST * (k + 1):  # seen, but not among the nearest by the projection: dearer are more cells
+            spares += spares // 2
+        else:
+            nprobe = most
+    return _Plan(nprobe, spares, reached)
+
+
+def _usual(rows: Rows, true: np.ndarray) -> float:
+    """The median of the sample's distances to the last neighbour, in the units of ``Rows.centred``."""
+    last = true[:, -1][np.isfinite(true[:, -1])]
+    scale = (2 if rows.metric == "cosine" else 1) / rows.unit**2
+    return float(np.median(last)) * scale if len(last) else 0.0
 
 
 def _in_parts(
@@ -126,7 +165,7 @@ def _in_parts(
 
 
 def _search(
-    rows: Rows, scan: CellScan, file: CellScan | OnGpu, k: int, spares: int, nprobe: int, max_bytes: int, progress: bool
+    rows: Rows, scan: CellScan, file: CellScan | OnGpu, k: int, plan: _Plan, max_bytes: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """All rows, cell by cell: what they visit is in the cache."""
     ids, near = np.empty((rows.count, k), np.int64), np.empty((rows.count, k))
@@ -134,7 +173,8 @@ def _search(
 
     def work(stretch: tuple[int, int]) -> None:
         block = scan.order[stretch[0] : stretch[1]]
-        found = file.candidates(scan.points[stretch[0] : stretch[1]], scan.cells[block], spares, nprobe)
+        points = scan.points[stretch[0] : stretch[1]]
+        found = file.candidates(points, scan.cells[block], plan.spares, plan.nprobe)
         ids[block], near[block] = _rerank.first(found, _rerank.direct(rows, block, found, crew, max_bytes), k)
 
     parts = scan.stretches()
@@ -148,13 +188,18 @@ def _search(
     return ids, near
 
 
-def _predicted(scan: CellScan, own: Tensor, true: np.ndarray, target: float, most: int, whole: bool) -> int:
-    """The fewest cells, a multiple of 4, that hold enough of the true neighbours; what they cost is not visited."""
+def _ranks(scan: CellScan, own: Tensor, true: np.ndarray) -> np.ndarray:
+    """Of every true neighbour: how many cells are nearer to the row than the neighbour's; -1 where there is none."""
     order = torch.cdist(own.double(), scan.centres.double()).argsort(dim=1)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
     ranks = rank.gather(1, torch.from_numpy(scan.cells[np.maximum(true, 0)])).numpy()
+    return np.where(true < 0, -1, ranks)
+
+
+def _fewest(ranks: np.ndarray, target: float, most: int, whole: bool) -> int:
+    """The fewest cells, a multiple of 4, that hold enough of the true neighbours; what they cost is not visited."""
     for nprobe in range(8, most, 4):
-        if _surely(((ranks < nprobe) | (true < 0)).mean(1), whole) >= target:
+        if _surely((ranks < nprobe).mean(1), whole) >= target:
             return nprobe
     return most
 

@@ -68,6 +68,30 @@ def test_ivf(make):
     assert meta["recall_rows"] == 2000
 
 
+def test_as_many_axes_as_tell_neighbours_apart():
+    generator = np.random.default_rng(0)
+    modes = np.linalg.qr(generator.standard_normal((136, 136)))[0]
+    spread = np.concatenate([10 * 0.75 ** np.arange(12), np.full(28, 0.8), np.full(96, 0.25)])  # 24 axes keep 96 %
+    points = (generator.standard_normal((12_000, 136)) * spread @ modes).astype(np.float32)
+    _, distances, meta = assert_one_answer(points, 8, method="ivf", target_recall=0.99)
+    assert meta["method"] == "ivf"
+    assert 24 < meta["parameters"]["dimensions"] <= 68
+    exact = knn_graph(points, 8, method="exact")
+    assert (distances <= exact.distances[:, -1:] * (1 + 1e-6)).float().mean() >= 0.99
+
+
+def test_no_projection_where_candidates_get_lost_by_it(monkeypatch):
+    monkeypatch.setattr(_cells, "KEPT", 0.0)  # 24 axes, whatever they keep
+    generator = np.random.default_rng(0)
+    points = np.repeat(30 * generator.standard_normal((40, 96)), 300, axis=0)
+    points += generator.standard_normal(points.shape)  # the neighbours within a cluster differ along all 96
+    graph = knn_graph(points, 8, method="ivf", target_recall=0.99)
+    assert graph.meta["method"] == "ivf"
+    assert graph.meta["parameters"]["dimensions"] == 96
+    exact = knn_graph(points, 8, method="exact")
+    assert (graph.distances <= exact.distances[:, -1:] * (1 + 1e-6)).float().mean() >= 0.99
+
+
 @pytest.mark.parametrize("metric", ["l2", "l1", "cosine"])
 def test_exact(metric, monkeypatch):
     points = action_units(3000)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ferkit.data.readers.ferplus import ferplus
     from ferkit.data.readers.folder import image_folder
     from ferkit.data.readers.rafdb import rafdb
+    from ferkit.data.readers.sfew import sfew
     from ferkit.data.synthetic import SyntheticFaces
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "majority_vote",
     "rafdb",
     "read_predictions",
+    "sfew",
     "stratified_folds",
     "write_ferplus_images",
 ]
@@ -71,6 +73,7 @@ _MODULES = {
     "majority_vote": "label_sets",
     "read_predictions": "predictions",
     "rafdb": "readers.rafdb",
+    "sfew": "readers.sfew",
     "stratified_folds": "folds",
     "write_ferplus_images": "readers.fer2013_pixels",
 }

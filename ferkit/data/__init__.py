@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ferkit.data.readers.cifar10 import cifar10
     from ferkit.data.readers.cifar10n import cifar10n
     from ferkit.data.readers.diffusionfer import diffusionfer
+    from ferkit.data.readers.dmue_list import dmue_list
     from ferkit.data.readers.fer2013_pixels import write_ferplus_images
     from ferkit.data.readers.ferplus import ferplus
     from ferkit.data.readers.folder import image_folder
@@ -40,6 +41,7 @@ __all__ = [
     "cifar10",
     "cifar10n",
     "diffusionfer",
+    "dmue_list",
     "ferplus",
     "flip_labels",
     "image_folder",
@@ -65,6 +67,7 @@ _MODULES = {
     "cifar10": "readers.cifar10",
     "cifar10n": "readers.cifar10n",
     "diffusionfer": "readers.diffusionfer",
+    "dmue_list": "readers.dmue_list",
     "ferplus": "readers.ferplus",
     "flip_labels": "noise",
     "image_folder": "readers.folder",

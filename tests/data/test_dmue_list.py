@@ -33,7 +33,7 @@ def test_list_with_an_lmdb(packed):
     assert manifest.image.tolist() == KEYS and manifest.root == packed / "AffectNet_lmdb"
     data = FaceDataset(manifest, size=64)
     assert [item["image"].float().mean((1, 2)).tolist() for item in data] == [[10 * i, 200, 90] for i in range(4)]
-    same = dmue_list(str(packed / "lb2.txt"), images=str(packed / "AffectNet_lmdb"))
+    same = dmue_list(str(packed / "lb2.txt"), image_root=str(packed / "AffectNet_lmdb"))
     assert same.paths() == manifest.paths()
     manifest.write(packed / "faces.csv")
     again = Manifest.read(packed / "faces.csv")
@@ -46,7 +46,7 @@ def test_list_with_a_folder_of_images(root):
     for number, name in enumerate(PATHS):
         (root / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
         image.new("L", (32, 32), 10 * number).save(root / "faces" / name)
-    manifest = dmue_list(root, images=root / "faces")
+    manifest = dmue_list(root, image_root=root / "faces")
     assert manifest.image.tolist() == PATHS and manifest.label.tolist() == LABELS
     assert [round(float(item["image"].float().mean())) for item in FaceDataset(manifest, size=16)] == [0, 10, 20, 30]
 
@@ -54,13 +54,13 @@ def test_list_with_a_folder_of_images(root):
 @pytest.mark.parametrize("text", ["\r\n".join(LINES), " \n\n".join(LINES) + "\n\n", "\ufeff" + "\t\n".join(LINES)])
 def test_line_ends_blanks_and_marks(root, text):
     (root / "lb2.txt").write_bytes(text.encode())
-    manifest = dmue_list(root, images=root)
+    manifest = dmue_list(root, image_root=root)
     assert manifest.image.tolist() == PATHS and manifest.label.tolist() == LABELS
 
 
 def test_contempt_makes_eight_classes(root):
     (root / "lb2.txt").write_text("\n".join([*LINES, "val_d.jpg 7", "test_d.jpg happiness"]))
-    manifest = dmue_list(root, images=root)
+    manifest = dmue_list(root, image_root=root)
     assert manifest.classes[7] == "contempt" and manifest.label.tolist() == [*LABELS, 7, 1]
     assert manifest.split[4] == "valid"
 
@@ -68,16 +68,16 @@ def test_contempt_makes_eight_classes(root):
 def test_numbers_of_several_digits(root):
     names = [f"kind{i}" for i in range(120)]
     (root / "lb2.txt").write_text("train_a.jpg 10\ntrain_b.jpg 1\ntest_c.jpg kind3\ntest_d.jpg 119")
-    manifest = dmue_list(root, images=root, label_order=names)
+    manifest = dmue_list(root, image_root=root, label_order=names)
     assert manifest.classes == tuple(names) and manifest.label.tolist() == [10, 1, 3, 119]
 
 
 def test_another_order_of_emotions(root):
     raf = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")
-    manifest = dmue_list(root, images=root, label_order=raf)
+    manifest = dmue_list(root, image_root=root, label_order=raf)
     assert manifest.classes == ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger")
     assert [manifest.classes[label] for label in manifest.label] == ["surprise", "sad", "happy", "neutral"]
-    few = dmue_list(root, images=root, label_order=["sad", "contempt", "cat", "happy", "anger", "fear", "dog"])
+    few = dmue_list(root, image_root=root, label_order=["sad", "contempt", "cat", "happy", "anger", "fear", "dog"])
     assert few.classes == ("sad", "contempt", "cat", "happy", "anger", "fear", "dog") and few.label.tolist() == LABELS
 
 
@@ -100,20 +100,22 @@ def test_another_order_of_emotions(root):
 def test_wrong_lines(root, line, message):
     (root / "lb2.txt").write_text(f"train_a.jpg 1\n{line}\ntest_a.jpg 1")
     with pytest.raises(ValueError, match=rf"lb2\.txt: {message}"):
-        dmue_list(root, images=root)
+        dmue_list(root, image_root=root)
 
 
 def test_wrong_arguments(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"root: no such file: .*nowhere"):
         dmue_list(root / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"images: expected one LMDB .* beside the list in .*, got none; give"):
+    with pytest.raises(
+        FileNotFoundError, match=r"image_root: expected one LMDB .* beside the list in .*, got none; give"
+    ):
         dmue_list(root)
-    with pytest.raises(FileNotFoundError, match=r"images: expected an LMDB or a folder of images, got '.*nowhere'"):
-        dmue_list(root, images=root / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"image_root: expected an LMDB or a folder of images, got '.*nowhere'"):
+        dmue_list(root, image_root=root / "nowhere")
     for name in ("a", "b"):
         (root / name).mkdir()
         (root / name / "data.mdb").touch()
-    with pytest.raises(FileNotFoundError, match=r"images: expected one LMDB .*, got .*/a, .*/b; give"):
+    with pytest.raises(FileNotFoundError, match=r"image_root: expected one LMDB .*, got .*/a, .*/b; give"):
         dmue_list(root)
     with pytest.raises(ValueError, match="label_order: expected each name once, got happy, Happiness"):
         dmue_list(root, root, ["happy", "Happiness"])

@@ -21,7 +21,7 @@ SPLITS = {*SPLIT_ALIASES, *SPLIT_ALIASES.values()}
 
 def dmue_list(
     root: str | os.PathLike[str],
-    images: str | os.PathLike[str] | None = None,
+    image_root: str | os.PathLike[str] | None = None,
     label_order: Sequence[str] | None = None,
 ) -> Manifest:
     """Read the list of DMUE's release (She et al., CVPR 2021): ``train_<image> <number>``, ``test_<image> <number>``.
@@ -32,7 +32,7 @@ def dmue_list(
 
     Args:
         root: the list file, or the folder of ``lb2.txt``.
-        images: the LMDB (a folder with ``data.mdb``, or a file), or the folder that the images' paths start from.
+        image_root: the LMDB (a folder with ``data.mdb``, or a file), or the folder that the images' paths start from.
             Default: the one LMDB that is beside the list.
         label_order: what the numbers mean, from 0, by name. Default: DMUE's order, which is AffectNet's (neutral,
             happy, sad, surprise, fear, disgust, anger, contempt). Numbers may have several digits.
@@ -49,14 +49,14 @@ def dmue_list(
         >>> import tempfile
         >>> root = Path(tempfile.mkdtemp())
         >>> _ = (root / "lb2.txt").write_text("train_689/a_b.jpg 1\\ntest_3/c.jpg 6")
-        >>> manifest = dmue_list(root, images=root)
+        >>> manifest = dmue_list(root, image_root=root)
         >>> manifest.image.tolist(), manifest.split.tolist(), [manifest.classes[label] for label in manifest.label]
         (['689/a_b.jpg', '3/c.jpg'], ['train', 'test'], ['happy', 'anger'])
     """
     names = _order(label_order)
     path = Path(root) / LIST if Path(root).is_dir() else Path(root)
     listing = read_list(path, ["label"], "root")
-    folder = _images(path.parent, images)
+    folder = _image_root(path.parent, image_root)
     splits, inside = zip(*(_parts(listing, position) for position in range(len(listing.names))))
     codes = {str(number): name for number, name in enumerate(names)}
     if label_order is None:
@@ -85,18 +85,18 @@ def _order(label_order: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _images(beside: Path, images: str | os.PathLike[str] | None) -> Path:
+def _image_root(beside: Path, given: str | os.PathLike[str] | None) -> Path:
     """The LMDB or the folder."""
-    if images is not None:
-        if not Path(images).exists():
-            raise FileNotFoundError(f"images: expected an LMDB or a folder of images, got {str(images)!r}")
-        return Path(images)
+    if given is not None:
+        if not Path(given).exists():
+            raise FileNotFoundError(f"image_root: expected an LMDB or a folder of images, got {str(given)!r}")
+        return Path(given)
     found = [folder for folder in (beside, *sorted(beside.iterdir())) if folder.is_dir() and is_lmdb(folder)]
     if len(found) != 1:
         got = ", ".join(map(str, found)) or "none"
         raise FileNotFoundError(
-            f"images: expected one LMDB (a folder with data.mdb) beside the list in {beside}, got {got}; "
-            "give images, the LMDB or a folder of images"
+            f"image_root: expected one LMDB (a folder with data.mdb) beside the list in {beside}, got {got}; "
+            "give it, or a folder of images"
         )
     return found[0]
 

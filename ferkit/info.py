@@ -17,6 +17,7 @@ EXTRAS = {
     "train": "torchvision lightning torchmetrics jsonargparse matplotlib pillow pandas pyarrow scikit-learn",
     "graph": "faiss-gpu scipy safetensors",
     "triton": "triton",
+    "lmdb": "lmdb",
 }
 
 

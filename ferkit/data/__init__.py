@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from ferkit.data.readers.cifar10 import cifar10
     from ferkit.data.readers.cifar10n import cifar10n
     from ferkit.data.readers.diffusionfer import diffusionfer
+    from ferkit.data.readers.dmue_list import dmue_list
     from ferkit.data.readers.fer2013_pixels import write_ferplus_images
     from ferkit.data.readers.ferplus import ferplus
     from ferkit.data.readers.folder import image_folder
     from ferkit.data.readers.rafdb import rafdb
+    from ferkit.data.readers.sfew import sfew
     from ferkit.data.synthetic import SyntheticFaces
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "cifar10",
     "cifar10n",
     "diffusionfer",
+    "dmue_list",
     "ferplus",
     "flip_labels",
     "image_folder",
@@ -47,6 +50,7 @@ __all__ = [
     "majority_vote",
     "rafdb",
     "read_predictions",
+    "sfew",
     "stratified_folds",
     "write_ferplus_images",
 ]
@@ -63,6 +67,7 @@ _MODULES = {
     "cifar10": "readers.cifar10",
     "cifar10n": "readers.cifar10n",
     "diffusionfer": "readers.diffusionfer",
+    "dmue_list": "readers.dmue_list",
     "ferplus": "readers.ferplus",
     "flip_labels": "noise",
     "image_folder": "readers.folder",
@@ -71,6 +76,7 @@ _MODULES = {
     "majority_vote": "label_sets",
     "read_predictions": "predictions",
     "rafdb": "readers.rafdb",
+    "sfew": "readers.sfew",
     "stratified_folds": "folds",
     "write_ferplus_images": "readers.fer2013_pixels",
 }

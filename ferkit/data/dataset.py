@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from ferkit.checks import check_choice, check_label_range, check_labels, check_number
 from ferkit.data._progress import progress as progress_line
-from ferkit.data.images import ImageError, decode, pillow
+from ferkit.data.images import ImageError, decode, image_exists, pillow
 from ferkit.data.manifest import Manifest
 
 __all__ = ["FaceDataset"]
@@ -28,6 +28,9 @@ CACHE_LIMIT = 2 * 1024**3  # bytes; larger sets are decoded again in each epoch 
 
 class FaceDataset(Dataset[dict[str, Any]]):
     """Faces of a manifest: ``dataset[i]`` is ``{"image": uint8 (3, size, size), "label": int, "index": int}``.
+
+    Images are files, or values of an LMDB (256 x 256 x 3 bytes, RGB) under paths that lead into it, such as
+    ``AffectNet_lmdb/train_1.jpg`` for its key ``train_1.jpg``; every worker process opens the LMDB for itself.
 
     Args:
         manifest: the rows; choose a split first (``manifest.select("train")``).
@@ -103,7 +106,7 @@ class FaceDataset(Dataset[dict[str, Any]]):
         return f"{self.manifest.source}: row {rows[position]}"
 
     def _check_files(self) -> None:
-        missing = [i for i, path in enumerate(self._paths) if not path.is_file()]
+        missing = [i for i, path in enumerate(self._paths) if not image_exists(path)]
         if missing:
             more = f" ({len(missing)} of {len(self._paths)} images are missing)" if len(missing) > 1 else ""
             raise ImageError(f"{self._where(missing[0])}: image is missing: {self._paths[missing[0]]}{more}")

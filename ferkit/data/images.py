@@ -1,14 +1,17 @@
-"""Image files to uint8 arrays (Pillow, imported when used)."""
+"""Images, in files or in an LMDB, to uint8 arrays (Pillow and lmdb, imported when used)."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ImageError", "decode", "open_image"]
+from ferkit.data.lmdb_images import find_lmdb, has_key, read_pixels
+
+__all__ = ["ImageError", "decode", "image_exists", "open_image"]
 
 
 class ImageError(ValueError):
@@ -24,11 +27,33 @@ def pillow() -> Any:
     return PIL
 
 
-def open_image(path: Path) -> Any:
-    """A fully loaded 8-bit RGB or grey Pillow image, turned upright."""
-    pil = pillow()
-    if not path.is_file():
+def image_exists(path: Path) -> bool:
+    """Whether there is such a file, or such a key in an LMDB that the path leads into."""
+    if os.path.isfile(path):  # unlike Path's own, no error for a key that is longer than file names may be
+        return True
+    place = find_lmdb(path)
+    try:
+        return place is not None and has_key(*place)
+    except OSError as error:
+        raise ImageError(f"image cannot be read: {path}: {error}") from error
+
+
+def _stored_image(path: Path) -> Any:
+    place = find_lmdb(path)
+    try:
+        pixels = None if place is None else read_pixels(*place)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"image cannot be read: {path}: {error}") from error
+    if pixels is None:
         raise ImageError(f"image is missing: {path}")
+    return pillow().Image.fromarray(pixels)
+
+
+def open_image(path: Path) -> Any:
+    """A fully loaded 8-bit RGB or grey Pillow image, turned upright; the path may lead into an LMDB."""
+    pil = pillow()
+    if not os.path.isfile(path):
+        return _stored_image(path)
     try:
         with pil.Image.open(path) as image:
             image.load()  # the header alone does not tell that a file is cut off
@@ -45,7 +70,7 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
     """RGB image resized (antialiased, aspect not kept) to uint8 (3, size, size).
 
     Raises:
-        ImageError: missing or unreadable file.
+        ImageError: missing or unreadable file. ImportError: an LMDB without the package for it.
     """
     image = open_image(path)
     if image.size != (size, size):

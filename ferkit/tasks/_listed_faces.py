@@ -32,7 +32,8 @@ def listed_faces(options: DataOptions, classes: Sequence[str] | None, progress: 
     """All rows; the label is what to learn from, the source label ``true``, where there is one, what to score by."""
     root, lists = str(options.root), options.machine_labels or {}
     if options.data == "rafdb":
-        return rafdb(root, labels=options.labels, machine_labels=lists, affect=options.affect)
+        images = options.alignment or "aligned"
+        return rafdb(root, images, labels=options.labels, machine_labels=lists, affect=options.affect)
     contempt = classes is None or "contempt" in classes
     return _affectnet(root, 8 if contempt else 7, tuple(lists.items()), options.affect, options.on_error, progress)
 

@@ -28,13 +28,17 @@ from ferkit.data.classes import with_classes
 from ferkit.data.manifest import canonical_split
 from ferkit.data.readers.cifar10 import cifar_images, cifar_labels, is_labelled_folder
 from ferkit.tasks._listed_faces import LISTED, best_labels, check_lists, learned_labels, listed_faces
+from ferkit.tasks._published_faces import PUBLISHED, check_images, published_faces
 
 __all__ = ["SPLITS", "DataOptions", "build_dataset", "split_rows"]
 
 SPLITS = ("train", "validation", "test")
 FER2013_CLASSES = EMOTIONS[:7]  # its annotators had no contempt
 CIFAR = ("cifar10", "cifar10n")
-KINDS = ("synthetic", "ferplus", "rafdb", "affectnet", "diffusionfer", "cifar10", "cifar10n", "folder", "manifest")
+KINDS = (
+    *("synthetic", "ferplus", "rafdb", "affectnet", "sfew", "dmue_list", "diffusionfer"),
+    *("cifar10", "cifar10n", "folder", "manifest"),
+)
 SYNTHETIC_SEEDS = {"train": 0, "validation": 1_000_003, "test": 2_000_003}
 
 
@@ -43,9 +47,13 @@ class DataOptions:
     """Which images and which labels.
 
     Args:
-        data: "synthetic" (rendered faces), "ferplus", "rafdb", "affectnet", "diffusionfer", "cifar10", "cifar10n" (with
-            the labels that people gave it), "folder" (class folders) or "manifest".
-        root: the data's folder, or the manifest's file.
+        data: "synthetic" (rendered faces), "ferplus", "rafdb", "affectnet", "sfew", "dmue_list" (the list of DMUE's
+            release, with an LMDB), "diffusionfer", "cifar10", "cifar10n" (with the labels that people gave it),
+            "folder" (class folders) or "manifest".
+        root: the data's folder, or the manifest's or list's file.
+        alignment: for rafdb and sfew "aligned" faces (if not given) or the "original" images.
+        image_root: for dmue_list the LMDB, or the folder of images; the LMDB beside the list if not given.
+        label_order: for dmue_list what its numbers mean, from 0; AffectNet's order, which is DMUE's, if not given.
         classes: class names in order, where the data's own are not wanted (fewer emotions, or no emotions at all).
         labels: for ferplus the training labels: "fer2013" (the original ones), "votes" (the most voted class),
             "majority", "probability", "cross_entropy" or "multi_target"; for diffusionfer "sheet" or "folder" (the
@@ -81,7 +89,17 @@ class DataOptions:
     """
 
     data: Literal[
-        "synthetic", "ferplus", "rafdb", "affectnet", "diffusionfer", "cifar10", "cifar10n", "folder", "manifest"
+        "synthetic",
+        "ferplus",
+        "rafdb",
+        "affectnet",
+        "sfew",
+        "dmue_list",
+        "diffusionfer",
+        "cifar10",
+        "cifar10n",
+        "folder",
+        "manifest",
     ] = "synthetic"
     root: str | None = None
     classes: list[str] | None = None
@@ -104,6 +122,9 @@ class DataOptions:
     download: bool = False
     machine_labels: dict[str, str] | None = None
     affect: str | None = None
+    alignment: Literal["aligned", "original"] | None = None
+    image_root: str | None = None
+    label_order: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_choice(self.data, "data", KINDS)
@@ -118,6 +139,7 @@ class DataOptions:
         if self.data == "diffusionfer" and self.labels is not None:
             check_choice(self.labels, "labels", ("sheet", "folder"))
         check_lists(self)
+        check_images(self)
         for rate in self.source_noise or ():
             check_number(rate, "source_noise", 0, 1)
         for name in ("sources", "values"):
@@ -230,6 +252,9 @@ def split_rows(
         rows = listed_faces(options, classes, progress)
         rows = everything = rows if classes is None else with_classes(rows, classes)
         rows = replace(rows, label=rows.source_labels.get("true", rows.label))
+    elif options.data in PUBLISHED:
+        rows = published_faces(options, classes)
+        rows = rows if classes is None else with_classes(rows, classes)
     elif options.data == "folder":
         rows = image_folder(root, classes=classes)
     else:

@@ -85,7 +85,8 @@ def evaluate(
     """Score the run in folder ``run`` on a split of any dataset with its classes, at the size it was trained with.
 
     On the run's own data the split is the run's own, and so is the fold of a cross-validated run, unless another
-    ``validation_share``, ``subset_seed`` or fold is asked for: none of the training images is then scored.
+    ``validation_share``, ``subset_seed`` or fold is asked for: none of the training images is then scored. So are
+    ``alignment``, ``image_root`` and ``label_order``.
     Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and with ``save`` the
     predictions into that CSV file; returns the figures.
     """
@@ -112,8 +113,9 @@ def evaluate(
 
 
 def _as_held_out(data: DataOptions, config: dict[str, Any]) -> DataOptions:
-    """The options with the run's choice of held-out images where they make none of their own."""
-    names = ["subset_seed"] if data.data != "synthetic" else []  # rendered splits never meet
+    """The options with the run's choice of images where they make none of their own."""
+    names = ["alignment", "image_root", "label_order"]
+    names += ["subset_seed"] if data.data != "synthetic" else []  # rendered splits never meet
     if data.folds is None and config.get("folds"):
         names += ["folds", "fold"]
     elif data.data != "synthetic":

@@ -24,7 +24,7 @@ def write_manifest(data: DataOptions, out: str, progress: bool = True) -> dict[s
     arousal, votes and landmarks are written too.
 
     Args:
-        data: which images; not rendered ones, nor those inside torchvision's CIFAR-10, which are no files.
+        data: which images, in files or an LMDB; not rendered ones, nor those inside torchvision's CIFAR-10.
         out: the manifest to write, .csv or .parquet. A .csv file does not hold the classes: where they are not the
             emotions, give them when it is read.
         progress: show a progress line where reading takes long.

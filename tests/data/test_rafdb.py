@@ -94,6 +94,64 @@ def test_noise_list_of_training_images(root):
     assert manifest.label.tolist() == EXPECTED
 
 
+@pytest.mark.parametrize("name", ["{}.jpg", "{}_aligned.jpg", "./Image/aligned/{}_aligned.jpg", "raf\\\\{}.jpg"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \n\n"])
+def test_noise_list_as_others_published_it(root, name, end):
+    """Training rows alone, no line end after the last, and any way of naming the images."""
+    names = [name.format(image[:-4]) for image in reversed(NAMES[:7])]
+    (root / "noise01.txt").write_bytes(("\ufeff" + lines(names, [7, 6, 5, 4, 3, 2, 2], end)).encode())
+    manifest = rafdb(root, labels=str(root / "noise01.txt"))
+    assert manifest.label.tolist() == [4, *EXPECTED[1:]] and manifest.source_labels["true"].tolist() == EXPECTED
+    assert manifest.notes["noise01.txt: training labels other than the official"] == 1
+    assert manifest.notes["noise01.txt: lines of test images (which keep the official label)"] == 0
+
+
+def test_noise_list_at_full_size(tmp_path):
+    """12,271 training and 3,068 test images, a fifth of the training labels moved on by one."""
+    train, test = [f"train_{i:05d}.jpg" for i in range(1, 12272)], [f"test_{i:04d}.jpg" for i in range(1, 3069)]
+    codes = [1 + i % 7 for i in range(len(train) + len(test))]
+    for folder in ("EmoLabel", "Image/aligned"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / LIST).write_text(lines(train + test, codes))
+    noisy = [code % 7 + 1 if i % 5 == 0 else code for i, code in enumerate(codes[:12271])]
+    (tmp_path / "noise02.txt").write_text(lines(train, noisy))
+    manifest = rafdb(tmp_path, labels=tmp_path / "noise02.txt")
+    assert manifest.notes["noise02.txt: training labels other than the official"] == 2455
+    differ = manifest.label != manifest.source_labels["true"]
+    assert differ[:12271].sum() == 2455 and differ[:12271:5].all() and not differ[12271:].any()
+    (tmp_path / "noise02.txt").write_text(lines(train[:-7], noisy))
+    shown = r"'train_12266\.jpg', .*'train_12270\.jpg', \.\.\."
+    with pytest.raises(ValueError, match=rf"a line for 'train_12265\.jpg' \(row 12265 of .* none \(6 more: {shown}\)"):
+        rafdb(tmp_path, labels=tmp_path / "noise02.txt")
+
+
+def test_test_images_keep_the_official_label(root):
+    (root / "all.txt").write_text(lines(NAMES, [7] * 9))
+    manifest = rafdb(root, labels=root / "all.txt", machine_labels={"all": root / "all.txt"})
+    assert manifest.label.tolist() == [0] * 7 + EXPECTED[7:] and manifest.source_labels["true"].tolist() == EXPECTED
+    assert manifest.source_labels["all"].tolist() == [0] * 9
+    assert manifest.notes["all.txt: lines of test images (which keep the official label)"] == 2
+    (root / "test.txt").write_text(lines(NAMES[7:], [7, 7]))
+    with pytest.raises(ValueError, match=r"test\.txt: expected lines of training images, got 'test_0001\.jpg'"):
+        rafdb(root, labels=root / "test.txt")
+
+
+def test_all_rows_that_do_not_fit_are_named(root):
+    unknown = [f"train_9000{i}.jpg" for i in range(8)]
+    (root / "list.txt").write_text(lines([*NAMES[:7], *unknown], [1] * 15))
+    more = r"7 more: 'train_90001\.jpg' in row 9, .* in row 13, \.\.\."
+    message = rf"row 8: 'train_90000\.jpg' is no image of .* \({more}\)"
+    with pytest.raises(ValueError, match=message):
+        rafdb(root, labels=root / "list.txt")
+
+
+@pytest.mark.parametrize("code", ["0", "8", "7-", "-1", "contempt"])
+def test_codes_that_no_list_has(root, code):
+    (root / "noise.txt").write_text(lines(NAMES[:7], [*CODES[:6], code]))
+    with pytest.raises(ValueError, match=rf"noise\.txt: row 7: expected one of 1 \(surprise\), .*, got '{code}'"):
+        rafdb(root, labels=root / "noise.txt")
+
+
 def test_distribution(root):
     rows = np.arange(63).reshape(9, 7) / 10
     order = [4, 8, 0, 1, 7, 6, 2, 3, 5]
@@ -173,7 +231,7 @@ def test_lists_that_do_not_fit(root, argument):
     with pytest.raises(ValueError, match=r"list\.txt: row 2: 'train_99999\.jpg' is no image of .*patition_label\.txt"):
         read("train_00001.jpg 1\ntrain_99999.jpg 1")
     missing = lines(NAMES[:4] + NAMES[6:], CODES[:4] + CODES[6:])
-    with pytest.raises(ValueError, match=r"a line for 'train_00005\.jpg' \(row 5 of .*\), got none \(2 such image"):
+    with pytest.raises(ValueError, match=r"a line for 'train_00005\.jpg' \(row 5 of .*\), got none \(1 more: '"):
         read(missing)
     with pytest.raises(ValueError, match=r"row 3: 'train_00001_aligned.jpg' is the image of row 1 already"):
         read("train_00001.jpg 1\ntrain_00002.jpg 1\ntrain_00001_aligned.jpg 2")

@@ -20,6 +20,7 @@ EXTRAS = [
     "pyarrow",
     "sklearn",
     "faiss",
+    "lmdb",
     "scipy",
     "safetensors",
     "yaml",
@@ -73,6 +74,15 @@ class Minimal(unittest.TestCase):
         ):
             with self.subTest(name), self.assertRaisesRegex(ImportError, r'pip install "ferkit\[train\]"'):
                 getattr(importlib.import_module(f"ferkit.{name}"), attribute)
+
+    def test_an_lmdb_says_what_it_needs(self):
+        from pathlib import Path
+        from tempfile import TemporaryDirectory
+
+        from ferkit.data.lmdb_images import has_key
+
+        with TemporaryDirectory() as folder, self.assertRaisesRegex(ImportError, r'pip install "ferkit\[lmdb\]"'):
+            has_key(Path(folder), "train_1.jpg")
 
     def test_a_torchvision_backbone_says_what_it_needs(self):
         from ferkit.blocks import BranchedBackbone

@@ -11,7 +11,7 @@ import numpy as np
 from ferkit.data.emotions import class_index, emotion_classes
 from ferkit.data.manifest import SPLIT_ALIASES, Manifest, canonical_split
 
-__all__ = ["image_folder"]
+__all__ = ["image_files", "image_folder", "subfolders"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 SPLITS = {"train", "valid", "test", *SPLIT_ALIASES}
@@ -45,12 +45,12 @@ def image_folder(root: str | os.PathLike[str], classes: Sequence[str] | None = N
     base = Path(root)
     if not base.is_dir():
         raise ValueError(f"root: expected a folder, got {str(base)!r}")
-    top = _folders(base)
+    top = subfolders(base)
     levels = [folder for folder in top if folder.name.casefold() in SPLITS]
     if levels and len(levels) < len(top):
         others = [folder.name for folder in top if folder not in levels]
         raise ValueError(f"root: expected split folders only or class folders only in {base}, got both: {others}")
-    splits = [(canonical_split(level.name), folder) for level in levels for folder in _folders(level)]
+    splits = [(canonical_split(level.name), folder) for level in levels for folder in subfolders(level)]
     found = splits or [("train", folder) for folder in top]
     if not found:
         raise ValueError(f"root: expected class folders in {base}, got none")
@@ -63,7 +63,7 @@ def image_folder(root: str | os.PathLike[str], classes: Sequence[str] | None = N
     rows = [
         (path.relative_to(base).as_posix(), split, index[folder.name.strip().casefold()])
         for split, folder in found
-        for path in _images(folder)
+        for path in image_files(folder)
     ]
     held = {label for _, _, label in rows}
     empty = [name for position, name in enumerate(names) if position not in held]
@@ -81,13 +81,15 @@ def image_folder(root: str | os.PathLike[str], classes: Sequence[str] | None = N
     )
 
 
-def _folders(base: Path) -> list[Path]:
+def subfolders(base: Path) -> list[Path]:
+    """Its folders, sorted, but for hidden ones and what archives leave behind (``__MACOSX``)."""
     return sorted(path for path in base.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
-def _images(folder: Path) -> list[Path]:
+def image_files(folder: Path, deep: bool = True) -> list[Path]:
+    """The images below a folder, or with ``deep=False`` in it, sorted; hidden ones (``._a.png``) are passed over."""
     return sorted(
         path
-        for path in folder.rglob("*")
+        for path in (folder.rglob("*") if deep else folder.iterdir())
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )

@@ -19,6 +19,7 @@ from ferkit.data.manifest_table import to_numbers
 __all__ = ["ImageNames", "ListFiles", "NameList", "add_lists", "affect_values", "join", "read_list"]
 
 ListFiles = Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None
+SHOWN = 5
 UNKNOWN = -2.0  # AffectNet's mark of an unknown valence or arousal
 
 
@@ -37,12 +38,12 @@ class NameList:
     def labels(self, codes: Mapping[str, str], classes: Sequence[str]) -> NDArray[np.int64]:
         """First column as indices into ``classes``, -1 for a class that is not among them.
 
-        Cells are codes, mapped to names by ``codes``, or names in any published spelling.
+        Cells are codes, mapped to names by ``codes``, or those names, emotions in any published spelling.
         """
         index = {name: classes.index(name) if name in classes else -1 for name in codes.values()}
         labels = []
         for row, (cell, *_) in zip(self.rows, self.cells):
-            name = codes.get(cell) or canonical_emotion(cell)
+            name = codes.get(cell) or canonical_emotion(cell) or cell
             if name not in index:
                 wanted = f"{', '.join(f'{code} ({name})' for code, name in codes.items())}, or a name of those"
                 raise ValueError(f"{self.source}: row {row}: expected one of {wanted}, got {cell!r}")
@@ -123,11 +124,11 @@ def join(
     leave out whole splits. ``skip`` passes over what else does not fit and counts it.
 
     Raises:
-        ValueError: a name that is none of the images, or several, naming file and row; an image without a line,
-            naming its row in ``table``.
+        ValueError: names that are none of the images, or several, naming file and row; images without a line, naming
+            the first one's row in ``table``.
     """
     lines = np.full(len(images.images), -1, dtype=np.int64)
-    unknown = 0
+    unknown: list[int] = []
     for position, (name, row) in enumerate(zip(listing.names, listing.rows)):
         image = images.find(name)
         if image == -2:
@@ -135,21 +136,31 @@ def join(
         if image >= 0 and lines[image] >= 0:
             other = listing.rows[lines[image]]
             raise ValueError(f"{listing.source}: row {row}: {name!r} is the image of row {other} already")
-        if image < 0 and not skip:
-            raise ValueError(f"{listing.source}: row {row}: {name!r} is no image of {table}")
-        unknown += image < 0
         if image >= 0:
             lines[image] = position
+        else:
+            unknown.append(position)
+    if unknown and not skip:
+        row, name = listing.rows[unknown[0]], listing.names[unknown[0]]
+        others = _more([f"{listing.names[i]!r} in row {listing.rows[i]}" for i in unknown[1:]])
+        raise ValueError(f"{listing.source}: row {row}: {name!r} is no image of {table}{others}")
     lines = lines[: len(splits)]
     covered = set(splits[lines >= 0].tolist())
     missing = np.flatnonzero((lines < 0) & np.isin(splits, list(covered)))
     if len(missing) and not skip:
         first = int(missing[0])
         where = f"{images.images[first]!r} (row {rows[first]} of {table})"
-        raise ValueError(f"{listing.source}: expected a line for {where}, got none ({len(missing)} such image(s))")
+        others = _more([repr(images.images[i]) for i in missing[1:]])
+        raise ValueError(f"{listing.source}: expected a line for {where}, got none{others}")
     name = Path(listing.source).name
-    notes = {f"{name}: names of no image": unknown, f"{name}: images without a line": len(missing)} if skip else {}
-    return lines, notes
+    counts = {f"{name}: names of no image": len(unknown), f"{name}: images without a line": len(missing)}
+    return lines, counts if skip else {}
+
+
+def _more(others: Sequence[str]) -> str:
+    """`` (3 more: ...)``, the first ones by name."""
+    shown = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
+    return f" ({len(others)} more: {shown})" if others else ""
 
 
 def affect_values(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:

@@ -42,8 +42,9 @@ def rafdb(
         root: folder with ``basic/``, or that folder itself: ``EmoLabel/list_patition_label.txt`` (sic; spelled right
             it is read too) and ``Image/aligned`` or ``Image/original``.
         images: ``"aligned"`` (100 x 100, ``train_00001_aligned.jpg``) or ``"original"`` (whole pictures).
-        labels: list to learn from in place of the official labels, such as EAC's ``noise01.txt``. Images that are not
-            in it keep the official label, which is the source label ``true`` then.
+        labels: list to learn from in place of the official labels, such as EAC's ``noise01.txt``: all training images
+            have a line. Test images keep the official label, in the list or not. That is the source label ``true`` of
+            all images then, and ``notes`` counts the training labels that differ from it.
         machine_labels: a list, or name to list, such as noisyFER's ``list_label_AffectnetModel.txt``: the source
             labels ``machine``, or those names; -1 for a split that is left out. The official one is ``true`` then.
         affect: list ``name valence arousal``. -2 and nan are unknown, values outside [-1, 1] are clipped and counted.
@@ -88,10 +89,24 @@ def rafdb(
     manifest = add_lists(manifest, names, CODES, machine_labels, affect)
     if labels is None:
         return manifest
-    other = read_list(labels, ["label"], "labels")
-    lines, _ = join(other, names, manifest.split, listing.rows, str(path))
-    learned = np.append(other.labels(CODES, CLASSES), -1)[lines]
-    return manifest.with_labels(np.where(lines >= 0, learned, manifest.label))
+    return _learned(manifest, names, read_list(labels, ["label"], "labels"))
+
+
+def _learned(manifest: Manifest, names: ImageNames, listing: NameList) -> Manifest:
+    """The training images with the labels of a list; what is scored stays official."""
+    assert manifest.rows is not None
+    labels = np.append(listing.labels(CODES, CLASSES), -1)  # the last serves line -1
+    lines, _ = join(listing, names, manifest.split, manifest.rows.tolist(), manifest.source)
+    train, listed = manifest.split == "train", lines >= 0
+    if not (train & listed).any():
+        raise ValueError(f"{listing.source}: expected lines of training images, got {listing.names[0]!r} and the like")
+    learned = np.where(train, labels[lines], manifest.label)
+    name = Path(listing.source).name
+    notes = {
+        f"{name}: training labels other than the official": int((learned != manifest.label).sum()),
+        f"{name}: lines of test images (which keep the official label)": int((listed & ~train).sum()),
+    }
+    return replace(manifest.with_labels(learned), notes={**manifest.notes, **notes})
 
 
 def _find(root: Path) -> tuple[Path, Path]:

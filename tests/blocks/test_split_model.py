@@ -42,6 +42,17 @@ class Flat(Net):
         self.head = nn.Linear(8 * 8 * 8, 5)
 
 
+class Auxiliary(Pooled):
+    """With classifiers that only training asks, one before the cut and one after (as GoogLeNet and Inception)."""
+
+    def __init__(self):
+        super().__init__(head=False)
+        body, last = self.body, self.last
+        del self.body, self.last
+        self.aux1, self.body, self.aux2, self.last = nn.Linear(4, 5), body, nn.Conv2d(9, 9, 1), last
+        self.fc = nn.Linear(8, 5)
+
+
 class Unregistered(Net):
     def forward(self, x):  # does between its children what no child shows
         return self.fc(F.relu(self.last(self.body(self.stem(x)) - 0.1) * 2).mean((2, 3)))
@@ -80,6 +91,7 @@ def images(size=64):
         (Net, "body.0", ["stem"], ["body", "last"]),
         (Pooled, "body.2", ["stem", "body"], ["body", "last"]),
         (Flat, "body.2", ["stem", "body"], ["body", "last"]),
+        (Auxiliary, "body.2", ["stem", "body"], ["body", "last"]),
         (lambda: Net(head=False), "body.2", ["stem", "body"], ["body", "last"]),
     ],
 )
@@ -91,7 +103,7 @@ def test_parts_are_the_models_own_and_give_its_map(make, stage, before, after):
     assert [name for name, _ in parts.stage.named_children()] == after
     assert parts.features == 8 and parts.stage_prefix == ""
     keys = list(parts.trunk.state_dict()) + list(parts.stage.state_dict())
-    assert keys == [key for key in model.state_dict() if not key.startswith(("fc.", "head."))]
+    assert keys == [key for key in model.state_dict() if not key.startswith(("fc.", "head.", "aux"))]
     assert {id(p) for part in parts[:2] for p in part.parameters()} <= {id(p) for p in model.parameters()}
     model.eval()
     with torch.no_grad():

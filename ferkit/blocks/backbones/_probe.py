@@ -65,10 +65,6 @@ class Probe:
 
         return hook
 
-    def ran(self, name: str, first: str) -> bool:
-        """Whether a child took part (``first``, where the cut is, is not watched and did)."""
-        return name == first or name in self.gave
-
     def first_without_map(self, names: Sequence[str]) -> int:
         """Index of the first child after the first that ran and gave no map of more than one pixel."""
         for index, name in enumerate(names[1:], 1):

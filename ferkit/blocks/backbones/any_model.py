@@ -53,10 +53,11 @@ def split_model(model: nn.Module, stage: str, head: str | None = None, image_siz
     images = probe_images(model, image_size)
     with torch.no_grad(), keep_modes(model):
         model.eval()
-        probe = Probe(model, names[1:], images)
+        probe = Probe(model, [name for name, _ in model.named_children() if name != names[0]], images)
         end = names.index(head) if head is not None else probe.first_without_map(names)
-        trunk = nn.Sequential(before)
-        last = nn.Sequential(OrderedDict((name, after[name]) for name in names[:end] if probe.ran(name, names[0])))
+        # What takes no part, such as an auxiliary classifier, is in neither.
+        trunk = nn.Sequential(OrderedDict((k, v) for k, v in before.items() if k == names[0] or k in probe.gave))
+        last = nn.Sequential(OrderedDict((k, after[k]) for k in names[:end] if k == names[0] or k in probe.gave))
         shared = _run(trunk, images, "before", stage)
         kept = shared.clone()
         result = _run(last, shared, "from", stage)

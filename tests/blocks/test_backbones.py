@@ -143,12 +143,13 @@ def test_branches_leave_the_shared_map_alone(name):
     assert torch.equal(middle, before)
 
 
-def test_resnet50_takes_a_step():
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_ibn_a", "shufflenet_v1"])
+def test_a_step_reaches_every_parameter(name):
     torch.manual_seed(0)
-    model = BranchedBackbone("resnet50", num_classes=2)
+    model = BranchedBackbone(name, num_classes=2).to(memory_format=torch.channels_last)
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 0, 1])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)  # 53 layers of batch statistics over four images
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)  # 50 layers of batch statistics over four images
 
     def loss():
         output = model(images)

@@ -8,12 +8,14 @@ from typing import Any
 _EXPORTS = {
     "AdaptiveSimilarity": "ferkit.blocks.adaptive_similarity",
     "BACKBONES": "ferkit.blocks.backbones",
+    "BackboneParts": "ferkit.blocks.backbones",
     "BranchedBackbone": "ferkit.blocks.branched_backbone",
     "BranchedOutput": "ferkit.blocks.branched_backbone",
     "DeconvDecoder": "ferkit.blocks.deconv_decoder",
     "EncoderOutput": "ferkit.blocks.vgg_encoder",
     "ImageStream": "ferkit.blocks.streams",
     "LabelStream": "ferkit.blocks.streams",
+    "LoadReport": "ferkit.blocks.pretrained",
     "MLPBlock": "ferkit.blocks.mlp",
     "MultiStreamDiscriminator": "ferkit.blocks.discriminator",
     "ResidualBlock": "ferkit.blocks.residual",
@@ -22,17 +24,21 @@ _EXPORTS = {
     "SelfAttention2d": "ferkit.blocks.attention",
     "UncertaintyHead": "ferkit.blocks.uncertainty_head",
     "VGGEncoder": "ferkit.blocks.vgg_encoder",
+    "load_pretrained": "ferkit.blocks.pretrained",
+    "split_model": "ferkit.blocks.backbones",
 }
 
 __all__ = [
     "BACKBONES",
     "AdaptiveSimilarity",
+    "BackboneParts",
     "BranchedBackbone",
     "BranchedOutput",
     "DeconvDecoder",
     "EncoderOutput",
     "ImageStream",
     "LabelStream",
+    "LoadReport",
     "MLPBlock",
     "MultiStreamDiscriminator",
     "ResidualBlock",
@@ -41,6 +47,8 @@ __all__ = [
     "SelfAttention2d",
     "UncertaintyHead",
     "VGGEncoder",
+    "load_pretrained",
+    "split_model",
 ]
 
 

@@ -33,7 +33,8 @@ class BranchedBackbone(nn.Module):
     work, no labels, one result per image whatever its batch mates.
 
     Args:
-        backbone: a name in :data:`ferkit.blocks.BACKBONES`, or the parts of any network.
+        backbone: a name in :data:`ferkit.blocks.BACKBONES`, ``"timm:NAME:STAGE"`` or ``"torchvision:NAME:STAGE"``, or
+            the parts of any network (:func:`ferkit.blocks.split_model`).
         num_classes: C.
         mining: ``"leave-one-out"`` gives C branches of C-1 classes (the paper's LD-N), ``"all-class"`` C branches of C
             classes (its LD-A), ``"none"`` no branch: the plain model, with the same parameter names.

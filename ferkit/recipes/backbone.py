@@ -25,8 +25,9 @@ class BackboneRecipe(Recipe):
     Args:
         num_classes: C.
         mining: how :class:`~ferkit.blocks.BranchedBackbone` branches; ``"none"`` for a plain classifier.
-        backbone: a name in ``ferkit.blocks.BACKBONES``.
-        pretrained: an ImageNet-style checkpoint of the backbone, or None to start from scratch.
+        backbone: a name in ``ferkit.blocks.BACKBONES``, ``"timm:NAME:STAGE"`` or ``"torchvision:NAME:STAGE"``.
+        pretrained: a checkpoint of the backbone that :func:`~ferkit.blocks.load_pretrained` reads (ImageNet-style, a
+            face-recognition trainer's, released DMUE, ferkit's own), or None to start from scratch.
         **options: of :class:`ferkit.recipes.Recipe`.
     """
 

@@ -7,6 +7,8 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ferkit.blocks.backbones.parts import BackboneParts
+
 __all__ = ["BasicBlock", "split_small"]
 
 WIDTHS = (24, 48, 96, 128)
@@ -31,7 +33,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
 
 
-def split_small() -> tuple[nn.Module, nn.Module, int, str]:
+def split_small() -> BackboneParts:
     """Trunk (stem and three blocks), last stage (one block), its width, and the stage's prefix."""
     a, b, c, d = WIDTHS
     trunk = nn.Sequential(
@@ -45,4 +47,4 @@ def split_small() -> tuple[nn.Module, nn.Module, int, str]:
         )
     )
     stage = nn.Sequential(OrderedDict([("0", BasicBlock(c, d, 2))]))
-    return trunk, stage, d, "layer4."
+    return BackboneParts(trunk, stage, d, "layer4.")

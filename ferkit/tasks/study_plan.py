@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ferkit.checks import check_choice, check_number
 
-__all__ = ["ABLATION", "PARTS", "SWEEPS", "StudyOptions", "Variant", "merged", "plan"]
+__all__ = ["ABLATION", "PARTS", "SWEEPS", "StudyOptions", "Variant", "merged", "plan", "run_folder"]
 
 PARTS = ("ablation", "mining", "omega", "temperature", "beta", "gamma", "noise")
 # The rows of the paper's table 2, in its order: latent distribution, similarity preserving, confidence.
@@ -96,6 +97,11 @@ class Variant:
     method: str
     options: tuple[tuple[str, Any], ...] = ()  # of the recipe, where they are not the study's
     noise: float | None = None  # of the data, where it is not the study's
+
+
+def run_folder(study: Path, variant: Variant, seed: int) -> Path:
+    """Where in a study's folder the run of a variant with a seed is."""
+    return study / "runs" / f"{variant.name}-seed{seed}"
 
 
 def merged(before: Mapping[str, Sequence[Any]], now: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:

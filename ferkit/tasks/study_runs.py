@@ -17,10 +17,12 @@ from ferkit.recipes import DMUE, CrossEntropy, Recipe
 from ferkit.recipes.backbone import BackboneRecipe
 from ferkit.reports import write_json, write_text
 from ferkit.tasks._label_figures import label_figures
+from ferkit.tasks._mined_course import MinedCourse
+from ferkit.tasks._study_figures import COURSE
 from ferkit.tasks._study_report import report
 from ferkit.tasks.data import DataOptions, build_dataset
 from ferkit.tasks.run import Run
-from ferkit.tasks.study_plan import SWITCHES, StudyOptions, Variant, merged, plan
+from ferkit.tasks.study_plan import SWITCHES, StudyOptions, Variant, merged, plan, run_folder
 from ferkit.tasks.training import FREE, FROM_DATA, FitOptions, make_trainer, train, training_loader
 
 __all__ = ["VARIED", "StudyOptions", "study"]
@@ -66,13 +68,8 @@ def study(
     _train_all(folder, todo, data, fit, given, varied.keep_checkpoints)
     variants = plan(kept, base, data.noise)
     figures = {v.name: _finished(folder, v, kept["seeds"]) for v in _distinct(variants)}
-    report(folder, variants, figures)
+    report(folder, variants, figures, data, base)
     return figures
-
-
-def run_folder(folder: Path, variant: Variant, seed: int) -> Path:
-    """Where the run of a variant with a seed is."""
-    return folder / "runs" / f"{variant.name}-seed{seed}"
 
 
 def _distinct(variants: Mapping[str, Mapping[Any, Variant]]) -> list[Variant]:
@@ -149,7 +146,8 @@ def _train_all(
         chosen = replace(data, noise=data.noise if variant.noise is None else variant.noise)
         known = _of_cross_entropy(options) if variant.method == "ce" else options
         one = replace(fit, seed=seed, out=str(run.folder), resume=True)
-        figures = train(variant.method, chosen, one, {**known, **dict(variant.options)})
+        course = [MinedCourse(run.folder / COURSE)] if variant.name == "dmue" else []
+        figures = train(variant.method, chosen, one, {**known, **dict(variant.options)}, callbacks=course)
         figures |= label_figures(run.labels, build_dataset(chosen, "train", seed=seed, images=False))
         if not keep_checkpoints and variant.name != "dmue":
             run.checkpoint.unlink(missing_ok=True)

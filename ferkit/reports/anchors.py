@@ -26,7 +26,7 @@ from ferkit.reports._style import (
 
 __all__ = ["plot_anchors"]
 
-COLOURS = (BLUE, RED)
+COLOURS, ROW = (BLUE, RED), 2.0  # inches of a row
 
 
 def plot_anchors(
@@ -57,7 +57,7 @@ def plot_anchors(
     if sure.size and not (sure.min() >= 0 and sure.max() <= 1):
         raise ValueError(f"confidence: expected values in [0, 1], got {sure.min():.4g}..{sure.max():.4g}")
     check_number(batch_size, "batch_size", 1, integer=True)
-    height = 1.75 * max(len(faces), 1) + 0.35
+    height = ROW * max(len(faces), 1) + 0.35
     fig = new_figure(8.2, height)
     if not sure.size:
         note_empty(fig, "no anchor to show")
@@ -66,12 +66,12 @@ def plot_anchors(
     caption = f"Each face in {sure.shape[1]} batches of {batch_size} of the run's sampler."
     fig.text(0.012, 1 - 0.09 / height, caption, va="top", fontsize=9, color=GREY)
     for i, face in enumerate(faces):
-        bottom = (height - 0.35 - 1.75 * (i + 1) + 0.42) / height
+        bottom = (height - 0.35 - ROW * (i + 1) + 0.42) / height
         tall = 1.05 / height
         axes = fig.add_axes((0.015, bottom, 1.05 / 8.2, tall))
         axes.imshow(face, interpolation="bicubic")
         frame(axes, LIGHT, 0.6)
-        fig.text(0.015, bottom + tall + 0.06 / height, titles[i], va="bottom", fontsize=8.5)
+        fig.text(0.015, bottom + tall + 0.28 / height, titles[i], va="bottom", fontsize=8.5)
         edges = np.linspace(0, 1, 41)
         _histogram(fig.add_axes((0.22, bottom, 0.35, tall)), sure[i], edges, "confidence", COLOURS[i % 2], ".2f")
         edges = np.linspace(0.5, batch_size + 0.5, min(batch_size, 36) + 1)

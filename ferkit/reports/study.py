@@ -64,7 +64,7 @@ def study_table(
 ) -> str:
     """A Markdown table with a row a variant: mean ± standard deviation over its seeds.
 
-    A mark says that the variant was ahead of (``▲``) or behind (``▼``) the baseline in each seed that both have; with
+    Where the rows have different seeds, a column says which. A mark says that the variant was ahead of (``▲``) or behind (``▼``) the baseline in each seed that both have; with
     one seed there is none.
 
     Args:
@@ -86,13 +86,16 @@ def study_table(
         check_choice(figure, "figures", tuple(FIGURES))
     shown = [figure for figure in figures if any(figure in run for runs in rows.values() for run in runs.values())]
     lines = []
+    texts = dict(names or {})
+    if len({len(runs) for runs in rows.values()}) > 1:  # a study that is not finished
+        texts["seeds"] = {name: ", ".join(map(str, runs)) or MISSING for name, runs in rows.items()}
     for name, runs in rows.items():
-        line: dict[str, str] = {"variant": name} | {key: texts.get(name, "") for key, texts in (names or {}).items()}
+        line = {"variant": name} | {key: text.get(name, "") for key, text in texts.items()}
         for figure in shown:
             mark = ahead(paired(runs, baseline, figure), figure)
             line[figure] = f"{_spread([run.get(figure) for run in runs.values()])} {mark}".strip()
         lines.append(line)
-    headings = {"variant": "variant", **{key: key for key in names or ()}}
+    headings = {"variant": "variant", **{key: key for key in texts}}
     return comparison_table(lines, headings | {figure: FIGURES[figure].heading for figure in shown})
 
 

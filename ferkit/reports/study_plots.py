@@ -14,6 +14,7 @@ from ferkit.reports.study import FIGURES, BySeed
 
 __all__ = ["plot_sweep", "plot_variants"]
 
+WIDE = 4  # panels beside each other
 COLOURS, MARKERS = (BLUE, RED, GREEN, ORANGE), ("o", "s", "^", "D")
 
 
@@ -33,12 +34,14 @@ def plot_variants(
     """
     shown = _known(figures, rows.values())
     names = 0.075 * max((len(name) for name in rows), default=0)
-    fig = new_figure(names + 2.3 * max(len(shown), 1), 0.75 + 0.27 * len(rows))
+    wide = len(shown) if len(shown) <= WIDE else WIDE - 1
+    lines = max(-(-len(shown) // max(wide, 1)), 1)
+    fig = new_figure(names + 2.3 * max(wide, 1), lines * (0.75 + 0.27 * len(rows)))
     if not shown:
         note_empty(fig, "no finished run")
     first = None
     for place, figure in enumerate(shown):
-        axes = first = fig.add_subplot(1, len(shown), place + 1, sharey=first)
+        axes = first = fig.add_subplot(lines, wide, place + 1, sharey=first)
         mean = None if baseline is None else _mean(rows[baseline], figure)
         if mean is not None:
             axes.axvline(mean, color=GREY, lw=0.9, ls=":", zorder=1)
@@ -53,7 +56,7 @@ def plot_variants(
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel(FIGURES[figure].heading.replace("↑", "→").replace("↓", "←"), fontsize=8.5)
         axes.tick_params(axis="x", labelsize=7.5)
-        axes.tick_params(axis="y", labelleft=place == 0)
+        axes.tick_params(axis="y", labelleft=place % wide == 0)
         axes.locator_params(axis="x", nbins=4)
         axes.grid(axis="y", color=LIGHT, lw=0.6)
         axes.set_axisbelow(True)

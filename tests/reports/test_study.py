@@ -51,14 +51,16 @@ def test_a_mark_needs_every_seed(differences, figure, mark):
 def test_table_marks_against_the_baseline_seed_by_seed():
     rows = {"ce": runs(0.5, 0.7), "better": runs(0.6, 0.8), "mixed": runs(0.9, 0.6), "none": {}}
     table = study_table(rows, rows["ce"], ["accuracy", "kl"], {"paper": {"better": "61.8"}}).splitlines()
-    assert [cell.strip() for cell in table[0].split("|")[1:-1]] == ["variant", "paper", "accuracy ↑"]
+    assert [cell.strip() for cell in table[0].split("|")[1:-1]] == ["variant", "paper", "seeds", "accuracy ↑"]
     cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in table[2:]}
     assert cells == {
-        "ce": ["", "0.600 ± 0.141"],
-        "better": ["61.8", "0.700 ± 0.141 ▲"],
-        "mixed": ["", "0.750 ± 0.212"],
-        "none": ["", "–"],
+        "ce": ["", "0, 1", "0.600 ± 0.141"],
+        "better": ["61.8", "0, 1", "0.700 ± 0.141 ▲"],
+        "mixed": ["", "0, 1", "0.750 ± 0.212"],
+        "none": ["", "–", "–"],
     }
+    del rows["none"]
+    assert "seeds" not in study_table(rows, rows["ce"], ["accuracy"]), "all have the same"
     with pytest.raises(ValueError, match="figures: expected one of 'accuracy'"):
         study_table(rows, rows["ce"], ["colour"])
 

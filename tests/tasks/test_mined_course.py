@@ -14,6 +14,7 @@ from ferkit.samplers import ClassCoverageBatchSampler
 from ferkit.tasks import DataOptions, FitOptions, train
 from ferkit.tasks._anchors import chosen_anchors, follow_anchors
 from ferkit.tasks._mined_course import MinedCourse, chosen_faces
+from ferkit.tasks._study_figures import draw_course, draw_mined
 from ferkit.tasks.run import Run
 
 DATA = DataOptions(train_images=30, validation_images=10, size=24, noise=0.3)
@@ -97,3 +98,18 @@ def test_typical_anchors():
     assert chosen_anchors(faces, sure) == {"right label": 4, "wrong label": 3}
     faces.true_labels = None
     assert chosen_anchors(faces, sure) == {"high confidence": 2, "low confidence": 0}
+
+
+def test_figures_without_votes_or_truth(tmp_path):
+    """Of a folder of faces nothing is known but labels: the course is drawn, and nothing is held against votes."""
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    faces = [{"image": image, "label": i, "index": i} for i, image in enumerate(images)]
+
+    class Faces(list):
+        classes, labels, true_labels, distributions = ("happy", "sad"), torch.tensor([0, 1]), None, None
+
+    rows = ["epoch,index,label,mined_happy,mined_sad", *(f"{e},{i},happy,0,1" for e in (0, 2) for i in (1, 0))]
+    (tmp_path / "course.csv").write_text("\n".join(rows))
+    draw_course(tmp_path, Faces(faces), tmp_path / "course.png")
+    draw_mined({"mined": tmp_path}, Faces(faces), tmp_path / "mined.png")
+    assert (tmp_path / "course.png").stat().st_size > 1000 and not (tmp_path / "mined.png").exists()

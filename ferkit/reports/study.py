@@ -64,8 +64,8 @@ def study_table(
 ) -> str:
     """A Markdown table with a row a variant: mean ± standard deviation over its seeds.
 
-    Where the rows have different seeds, a column says which. A mark says that the variant was ahead of (``▲``) or behind (``▼``) the baseline in each seed that both have; with
-    one seed there is none.
+    A mark says that the variant was ahead of (``▲``) or behind (``▼``) the baseline in each seed that both have; with
+    one seed there is none. Where the rows have different seeds, a column says which.
 
     Args:
         rows: by heading of the row, figures by seed.

@@ -141,7 +141,7 @@ def test_label_figures_are_counts(tmp_path):
     assert label_figures(tmp_path / "labels.csv", dataset) == {}
 
 
-WORDS = f"study dmue --seeds 0 --parts mining {DATA} {FIT}"
+WORDS = f"study dmue --seeds 0 --parts omega --omegas 5 {DATA} {FIT}"
 
 
 @pytest.mark.slow
@@ -159,9 +159,9 @@ def test_killed_study_goes_on_to_the_same_tables(tmp_path, capsys):
     before = first.stat().st_mtime_ns
     assert ferkit(WORDS, "--out", cut) == ferkit(WORDS, "--out", whole) == 0
     said = capsys.readouterr().out
-    assert "3 runs in" in said and "1 of them finished" in said and "[3/3] dmue-all-class, seed 0: accuracy" in said
+    assert "2 runs in" in said and "1 of them finished" in said and "[2/2] dmue, seed 0: accuracy" in said
     assert first.stat().st_mtime_ns == before, "a finished run is not made again"
-    for name in ("study.md", "tables/mining.md", "tables/mining.csv", "tables/runs.csv"):
+    for name in ("study.md", "tables/omega.md", "tables/omega.csv", "tables/runs.csv", "runs/dmue-seed0/course.csv"):
         assert (cut / name).read_text() == (whole / name).read_text()
     ce, dmue = (yaml.safe_load((whole / "runs" / f"{m}-seed0" / "config.yaml").read_text()) for m in ("ce", "dmue"))
     assert {name for name in ce if name in dmue and ce[name] != dmue[name]} == {"method"}, (

@@ -178,11 +178,11 @@ def _mining(folder: Path, variants: Mapping[Any, Variant], figures: Runs) -> str
 def _sweep(folder: Path, part: str, variants: Mapping[Any, Variant], figures: Runs, own: float) -> str:
     path = folder / "figures" / f"{part}.png"
     if part == "noise":
-        rows = {f"{rate:.0%} flipped, {NAMES[method]}": figures[v.name] for (method, rate), v in variants.items()}
+        rows = {f"{100 * rate:g} % flipped, {NAMES[method]}": figures[v.name] for (method, rate), v in variants.items()}
         rates = list(dict.fromkeys(rate for _, rate in variants))
         tables = []
         for rate in rates:
-            some = {name: runs for name, runs in rows.items() if name.startswith(f"{rate:.0%} ")}
+            some = {name: runs for name, runs in rows.items() if name.startswith(f"{100 * rate:g} % ")}
             tables.append(study_table(some, figures[variants["ce", rate].name], SCORES))
         table = "\n\n".join(tables)
         lines = {NAMES[m]: {rate: figures[variants[m, rate].name] for rate in rates} for m in ("ce", "dmue")}

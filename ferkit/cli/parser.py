@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ferkit import tasks
 from ferkit.cli.graph import add_graph_parser, run_graph, underscored
 from ferkit.cli.manifest import add_manifest_parser, run_manifest
+from ferkit.cli.study import add_study_parser, listed, run_study
 from ferkit.tasks.run import METHODS, uses_graphs, uses_label_sets
 from ferkit.tasks.training import FROM_DATA
 
@@ -37,6 +38,7 @@ def build_parser() -> ArgumentParser:
     commands.add_subcommand("evaluate", _evaluate_parser(), help="score a run on a labelled set")
     add_graph_parser(commands)
     add_manifest_parser(commands)
+    add_study_parser(commands)
     demo = ArgumentParser(description="Cross-entropy against DMUE on rendered faces with 30 % of the labels flipped.")
     demo.add_function_arguments(tasks.demo)
     commands.add_subcommand("demo", demo, help="cross-entropy against DMUE on rendered faces, in minutes")
@@ -58,7 +60,8 @@ def _run(argv: Sequence[str]) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advertisements
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     words = [underscored(word) for word in argv]
-    options = build_parser().parse_args(_joined(words) if words[:1] == ["train"] else words)
+    rewritten = {"train": _joined, "study": listed}
+    options = build_parser().parse_args(rewritten[words[0]](words) if words[:1] and words[0] in rewritten else words)
     command = options.command
     if command == "train":
         method = options.train.method
@@ -71,6 +74,8 @@ def _run(argv: Sequence[str]) -> None:
         run_graph(options.graph)
     elif command == "manifest":
         run_manifest(options.manifest)
+    elif command == "study":
+        run_study(options.study)
     elif command == "demo":
         tasks.demo(**options.demo.as_dict())
     elif command == "info":

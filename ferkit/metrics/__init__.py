@@ -18,6 +18,7 @@ from ferkit.metrics.divergences import (
     total_variation,
 )
 from ferkit.metrics.label_noise import flip_auc, suspicion
+from ferkit.metrics.other_classes import other_classes
 
 __all__ = [
     "DistributionKL",
@@ -28,6 +29,7 @@ __all__ = [
     "flip_auc",
     "jeffreys_divergence",
     "mean_class_accuracy",
+    "other_classes",
     "suspicion",
     "total_variation",
 ]

@@ -10,13 +10,17 @@ if not _found:
     raise ImportError('ferkit.reports needs matplotlib: pip install "ferkit[train]"')
 
 from ferkit.reports._files import replacing, save_figure, write_json, write_text
+from ferkit.reports.anchors import plot_anchors
+from ferkit.reports.compared_curves import plot_compared_curves
 from ferkit.reports.confusion import plot_confusion
 from ferkit.reports.curves import plot_curves
 from ferkit.reports.decoder import decoder_sheet
 from ferkit.reports.distributions import plot_distributions
 from ferkit.reports.dmue import dmue_sheet
 from ferkit.reports.faces import face_sheet
+from ferkit.reports.mined_course import plot_mined_course
 from ferkit.reports.neighbors import neighbor_sheet, plot_space
+from ferkit.reports.study_plots import plot_sweep, plot_variants
 from ferkit.reports.tables import comparison_table
 
 __all__ = [
@@ -25,10 +29,15 @@ __all__ = [
     "dmue_sheet",
     "face_sheet",
     "neighbor_sheet",
+    "plot_anchors",
+    "plot_compared_curves",
     "plot_confusion",
     "plot_curves",
     "plot_distributions",
+    "plot_mined_course",
     "plot_space",
+    "plot_sweep",
+    "plot_variants",
     "replacing",
     "save_figure",
     "write_json",

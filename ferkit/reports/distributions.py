@@ -41,6 +41,7 @@ def plot_distributions(
     images: Any = None,
     titles: Sequence[str] | None = None,
     columns: int = 3,
+    reference: str = "true",
 ) -> None:
     """Draw the predicted distributions of some faces beside the true ones, with the total variation between them.
 
@@ -52,6 +53,7 @@ def plot_distributions(
         images: the faces, (N, 3, H, W) uint8.
         titles: a text above each face.
         columns: faces a row.
+        reference: what the legend calls ``true``.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or values.
@@ -66,7 +68,7 @@ def plot_distributions(
     check_texts(titles, "titles", n)
     check_number(columns, "columns", 1, 100, integer=True)
 
-    series = {"true": target, **methods}
+    series = {reference: target, **methods}
     colours = (LIGHT, BLUE, RED, GREEN, ORANGE)
     columns = max(1, min(columns, n))
     rows = max(1, -(-n // columns))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -86,9 +86,11 @@ def train(
     fit: FitOptions,
     options: Mapping[str, Any] | None = None,
     graphs: GraphOptions | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, float]:
     """Train ``method`` ("ce", "dmue", "noisyfer", ...) and write the run folder; returns metrics.json.
 
+    ``callbacks`` look on as Lightning's do, and must leave the run as it would be without them: no setting names them.
     Everything that can be wrong with the request is found before the folder is made.
     """
     check_choice(method, "method", tuple(METHODS))
@@ -120,7 +122,7 @@ def train(
     if neighbors is not None:
         config |= asdict(neighbors.options)
     sheets = [DecoderSheet(run.figures / "decoder.png", tuple(training.classes))] if has_decoder(recipe) else []
-    trainer, table = make_trainer(run, fit, *sheets)
+    trainer, table = make_trainer(run, fit, *sheets, *callbacks)
     checkpoint = run.claim(config, fit.resume)
     if neighbors is not None:
         neighbors.keep(run, training)

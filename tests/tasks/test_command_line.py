@@ -223,7 +223,7 @@ def test_shuffled_order_is_a_function_of_seed_and_epoch():
 
 
 def test_help_explains_every_option(capsys):
-    for words in ("--help", "train --help", "train dmue --help", "evaluate --help", "demo --help"):
+    for words in ("--help", "train --help", "train dmue --help", "evaluate --help", "study dmue --help", "demo --help"):
         with pytest.raises(SystemExit) as stop:
             main(words.split())
         assert stop.value.code == 0

@@ -138,6 +138,10 @@ def _neighbours_together(centres: np.ndarray) -> np.ndarray:
 
 
 def near_cells(points: Tensor, centres: Tensor, count: int, crew: Crew) -> np.ndarray:
-    """int64 (Q, count): the cells whose centres are nearest, in no order."""
-    blocks = torch.split(points, PART)
-    return torch.cat([smallest(_distances(block, centres, crew), count, 8)[1] for block in blocks]).numpy()
+    """bool (Q, cells): the ``count`` cells whose centres are nearest; more where the last are equally near."""
+    found = np.empty((len(points), len(centres)), np.bool_)
+    for start in range(0, len(points), PART):
+        values = _distances(points[start : start + PART], centres, crew).numpy()
+        last = np.partition(values, count - 1, axis=1)[:, count - 1, None]
+        np.less_equal(values, last, out=found[start : start + PART])
+    return found

@@ -21,7 +21,7 @@ __all__ = ["SAMPLE", "TOLERANCE", "Found", "nearest"]
 SAMPLE = 2000  # rows that recall is measured on
 TOLERANCE = 1e-6  # relative: a neighbour as near as the k-th but for rounding is right
 PART = 512  # rows of the sample searched at once
-WIDEST = 8  # times k + 1: most candidates a row
+FACTORS = (2, 3, 4, 6, 8)  # times k + 1: candidates a row
 DEVIATIONS = 2.0  # standard errors that the measured recall must exceed the target by
 
 
@@ -92,57 +92,53 @@ def nearest(
         scan = CellScan(_cells.project(rows, crew, seed, kth), count, crew, seed)
         by_cell = np.argsort(scan.cells[sample], kind="stable")
         sample, true_ids, true = sample[by_cell], true_ids[by_cell], true[by_cell]
-        file = _searcher(scan, device, max_bytes, max(most, WIDEST * (k + 1)))
-        plan = _plan(rows, scan, file, sample, true_ids, true, k, target, most, max_bytes)
-        if plan.nprobe < most or scan.kept is None:
+        file = _searcher(scan, device, max_bytes, max(most, FACTORS[-1] * (k + 1)))
+        plan = _plan(rows, scan, file, _Sample(sample, true_ids, true), target, most, max_bytes)
+        if plan.lost <= (1 - target) / 2 or scan.kept is None:
             break  # else what was projected away is what tells neighbours apart
     parameters = {"nlist": count, "dimensions": scan.points.shape[1], "variance_kept": scan.kept}
-    parameters |= {"nprobe": min(plan.nprobe, most), "candidates": plan.spares}
+    parameters |= {"nprobe": plan.nprobe, "candidates": plan.spares}
     if plan.nprobe >= most:
         return Found(None, plan.reached, len(sample), parameters)
     name = "faiss-gpu" if isinstance(file, OnGpu) else "torch"
-    table = _search(rows, scan, file, k, plan, max_bytes, progress)
+    table = _search(rows, scan, file, k, plan.spares, plan.nprobe, max_bytes, progress)
     return Found(table, float(_right(table[1][sample], true).mean()), len(sample), parameters, name)
+
+
+class _Sample(NamedTuple):
+    rows: np.ndarray  # int64 (S,), by cell
+    ids: np.ndarray  # (S, k), the true neighbours
+    near: np.ndarray  # (S, k), their distances
 
 
 class _Plan(NamedTuple):
     nprobe: int  # cells that a row visits; too many where nothing reaches the target
     spares: int  # candidates that are measured directly
     reached: float  # recall on the sample
+    lost: float  # share of the true neighbours in the visited cells that is not among the candidates
 
 
 def _plan(
-    rows: Rows,
-    scan: CellScan,
-    file: CellScan | OnGpu,
-    sample: np.ndarray,
-    true_ids: np.ndarray,
-    true: np.ndarray,
-    k: int,
-    target: float,
-    most: int,
-    max_bytes: int,
+    rows: Rows, scan: CellScan, file: CellScan | OnGpu, sample: _Sample, target: float, most: int, max_bytes: int
 ) -> _Plan:
-    """The fewest cells and candidates that reach ``target`` on the sample."""
-    own, cells = scan.of(sample), scan.cells[sample]
-    whole = len(sample) == rows.count
-    ranks, spares, reached = _ranks(scan, own, true_ids), 2 * (k + 1), 0.0
-    nprobe = _fewest(ranks, target, most, whole)
+    """The fewest candidates that lose little, and the fewest cells that reach ``target`` with them, on the sample."""
+    own, cells, k = scan.of(sample.rows), scan.cells[sample.rows], sample.ids.shape[1]
+    whole, reached, lost = len(sample.rows) == rows.count, 0.0, 0.0
+    ranks = np.where(sample.ids < 0, -1, _ranks(scan, own, scan.cells[np.maximum(sample.ids, 0)]))
+    nprobe, spares = _fewest(ranks, target, most, whole), FACTORS[0] * (k + 1)
     while nprobe < most:
-        found = _in_parts(file, own, cells, spares, nprobe, scan.crew)
-        near = _rerank.first(found, _rerank.direct(rows, sample, found, scan.crew, max_bytes), k)[1]
-        shares = _right(near, true)
-        reached = float(shares.mean())
+        found = _in_parts(file, own, cells, FACTORS[-1] * (k + 1), nprobe, scan.crew)
+        far = _rerank.direct(rows, sample.rows, found, scan.crew, max_bytes)
+        for spares in [factor * (k + 1) for factor in FACTORS if factor * (k + 1) >= spares]:
+            shares = _right(_rerank.first(found[:, :spares], far[:, :spares], k)[1], sample.near)
+            reached = float(shares.mean())
+            lost = max(0.0, float((ranks < nprobe).mean()) - reached)
+            if lost <= (1 - target) / 4:
+                break
         if _surely(shares, whole) >= target:
             break
-        visited = float((ranks < nprobe).mean())
-        if 3 * (visited - reached) <= 1 - visited:
-            nprobe += 4 * (nprobe // 32 + 1)
-        elif spares < WIDEST * (k + 1):  # seen, but not among the nearest by the projection: dearer are more cells
-            spares += spares // 2
-        else:
-            nprobe = most
-    return _Plan(nprobe, spares, reached)
+        nprobe += 4 * (nprobe // 32 + 1)
+    return _Plan(min(nprobe, most), spares, reached, lost)
 
 
 def _usual(rows: Rows, true: np.ndarray) -> float:
@@ -165,7 +161,14 @@ def _in_parts(
 
 
 def _search(
-    rows: Rows, scan: CellScan, file: CellScan | OnGpu, k: int, plan: _Plan, max_bytes: int, progress: bool
+    rows: Rows,
+    scan: CellScan,
+    file: CellScan | OnGpu,
+    k: int,
+    spares: int,
+    nprobe: int,
+    max_bytes: int,
+    progress: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """All rows, cell by cell: what they visit is in the cache."""
     ids, near = np.empty((rows.count, k), np.int64), np.empty((rows.count, k))
@@ -174,7 +177,7 @@ def _search(
     def work(stretch: tuple[int, int]) -> None:
         block = scan.order[stretch[0] : stretch[1]]
         points = scan.points[stretch[0] : stretch[1]]
-        found = file.candidates(points, scan.cells[block], plan.spares, plan.nprobe)
+        found = file.candidates(points, scan.cells[block], spares, nprobe)
         ids[block], near[block] = _rerank.first(found, _rerank.direct(rows, block, found, crew, max_bytes), k)
 
     parts = scan.stretches()
@@ -188,17 +191,23 @@ def _search(
     return ids, near
 
 
-def _ranks(scan: CellScan, own: Tensor, true: np.ndarray) -> np.ndarray:
-    """Of every true neighbour: how many cells are nearer to the row than the neighbour's; -1 where there is none."""
-    order = torch.cdist(own.double(), scan.centres.double()).argsort(dim=1)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
-    ranks = rank.gather(1, torch.from_numpy(scan.cells[np.maximum(true, 0)])).numpy()
-    return np.where(true < 0, -1, ranks)
+def _ranks(scan: CellScan, points: Tensor, cells: np.ndarray) -> np.ndarray:
+    """How many cells are nearer to each point (n, R) than each of ``cells`` (n, m)."""
+    found = np.empty(cells.shape, np.int64)
+
+    def work(start: int) -> None:
+        far = torch.cdist(points[start : start + PART].double(), scan.centres.double())
+        own = far.gather(1, torch.from_numpy(cells[start : start + PART]))
+        for column in range(cells.shape[1]):
+            found[start : start + PART, column] = (far < own[:, column, None]).sum(1).numpy()
+
+    scan.crew.map(work, range(0, len(points), PART))
+    return found
 
 
 def _fewest(ranks: np.ndarray, target: float, most: int, whole: bool) -> int:
     """The fewest cells, a multiple of 4, that hold enough of the true neighbours; what they cost is not visited."""
-    for nprobe in range(8, most, 4):
+    for nprobe in range(4, most, 4):
         if _surely((ranks < nprobe).mean(1), whole) >= target:
             return nprobe
     return most

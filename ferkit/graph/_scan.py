@@ -68,24 +68,22 @@ class CellScan:
         # A product with a row of ``table`` is then the squared distance, less the row's own norm and its bound.
         rows = torch.cat([-2 * points, torch.ones(len(points), 1), torch.zeros(len(points), 1)], 1)
         rows[:, -1] = -self._bound(rows, cells, count)
-        visited = _cells.near_cells(points, self.centres, nprobe, self.crew).reshape(-1)
-        # sixteen bits are sorted ten times as fast
-        visited = visited.astype(np.uint16 if len(self.centres) <= 1 << 16 else np.int32)
-        by_cell = np.argsort(visited, kind="stable")
-        targets, begin = np.unique(visited[by_cell], return_index=True)
-        queries = torch.from_numpy(by_cell // nprobe)
-        flags = np.empty(TALL * WIDE, bool)
+        seen = _cells.near_cells(points, self.centres, nprobe, self.crew)
+        pairs = np.flatnonzero(np.ascontiguousarray(seen.T))  # by cell, then by query
+        edges = np.searchsorted(pairs, np.arange(len(seen.T) + 1) * len(points))
+        queries = pairs % len(points)
+        flags, room = np.empty(TALL * WIDE, np.bool_), torch.empty(TALL, rows.shape[1])
         hits = []
-        for target, first, last in zip(targets, begin, [*begin[1:], len(by_cell)]):
+        for target in np.flatnonzero(np.diff(edges)):
             low, high = int(self.starts[target]), int(self.starts[target + 1])
-            for top in range(int(first), int(last), TALL):
-                some = queries[top : min(int(last), top + TALL)]
-                part = rows[some]
+            for top in range(int(edges[target]), int(edges[target + 1]), TALL):
+                some = queries[top : min(int(edges[target + 1]), top + TALL)]
+                part = torch.index_select(rows, 0, torch.from_numpy(some), out=room[: len(some)])
                 for left in range(low, high, WIDE):
                     base = self.table[left : min(high, left + WIDE)]
                     values = torch.mm(part, base.T, out=self.crew.room(len(part), len(base))).numpy()
                     row, column, value = _flagged(values, flags)
-                    hits.append((some.numpy()[row], column + left, value))
+                    hits.append((some[row], column + left, value))
         found = _best(hits, len(points), count)
         return np.where(found < 0, -1, self.order[found])
 

@@ -8,6 +8,7 @@ from typing import Any
 _EXPORTS = {
     "AdaptiveSimilarity": "ferkit.blocks.adaptive_similarity",
     "BACKBONES": "ferkit.blocks.backbones",
+    "BNNeck": "ferkit.blocks.bn_neck",
     "BranchedBackbone": "ferkit.blocks.branched_backbone",
     "BranchedOutput": "ferkit.blocks.branched_backbone",
     "DeconvDecoder": "ferkit.blocks.deconv_decoder",
@@ -17,6 +18,7 @@ _EXPORTS = {
     "MLPBlock": "ferkit.blocks.mlp",
     "MultiStreamDiscriminator": "ferkit.blocks.discriminator",
     "ResidualBlock": "ferkit.blocks.residual",
+    "RoutedBackbone": "ferkit.blocks.routed_backbone",
     "RowSGD": "ferkit.blocks.row_sgd",
     "SampleCertainty": "ferkit.blocks.sample_certainty",
     "SelfAttention2d": "ferkit.blocks.attention",
@@ -27,6 +29,7 @@ _EXPORTS = {
 __all__ = [
     "BACKBONES",
     "AdaptiveSimilarity",
+    "BNNeck",
     "BranchedBackbone",
     "BranchedOutput",
     "DeconvDecoder",
@@ -36,6 +39,7 @@ __all__ = [
     "MLPBlock",
     "MultiStreamDiscriminator",
     "ResidualBlock",
+    "RoutedBackbone",
     "RowSGD",
     "SampleCertainty",
     "SelfAttention2d",

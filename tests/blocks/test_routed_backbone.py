@@ -157,6 +157,21 @@ def test_unlabelled_images_are_seen_by_the_target_alone():
     torch.testing.assert_close(output.auxiliary_logits[:, :10], model()(images(), LABELS).auxiliary_logits)
 
 
+def test_mixed_precision_gives_every_trained_parameter_a_gradient():
+    """The second pass, without gradient, must not leave half-precision copies that the first one then uses."""
+    torch.manual_seed(0)
+    made = RoutedBackbone("small", CLASSES)
+    faces = torch.randn(len(LABELS), 3, 32, 32)
+    for _ in range(2):
+        made.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            output = made(faces, LABELS)
+            loss = output.logits.square().sum() + output.auxiliary_logits.square().sum()
+        loss.backward()
+        without = {name for name, p in made.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+        assert without == {"neck.bias"}
+
+
 def test_checkpoint_of_a_backbone_fills_every_stage():
     made = RoutedBackbone("small", CLASSES)
     source = BranchedBackbone("small", CLASSES, "none")

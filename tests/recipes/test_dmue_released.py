@@ -291,6 +291,12 @@ def test_beside_neighbours_it_is_refused(recipe):
         recipe(3, setting="released")
 
 
+def test_frozen_holds_beside_neighbours_too():
+    made = AffectDMUE(3, frozen=True)
+    trained = set(made.trained_parameters())
+    assert {name.split(".")[0] for name, value in made.named_parameters() if value not in trained} == {"uncertainty"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

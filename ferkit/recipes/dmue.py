@@ -39,7 +39,8 @@ class DMUE(BackboneRecipe):
     Args:
         num_classes: C.
         setting: ``"scratch"``, ``"published"`` or ``"released"`` (the authors' code, all its choices at once): what the
-            arguments left at None mean, see docs/dmue.md.
+            arguments left at None mean, see docs/dmue.md. All but the first are made for a backbone trained on faces;
+            from scratch the released step collapses.
         temperature: T of eq. 3.
         omega: weight of the soft loss.
         gamma: weight of the similarity loss.

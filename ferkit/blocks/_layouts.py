@@ -14,9 +14,9 @@ __all__ = ["match_keys"]
 # What trainers put before a backbone's own names: DataParallel, generic ones, released DMUE, its face pretraining.
 PREFIXES = ("module.", "backbone.", "encoder.", "model.", "base.", "feat_net.")
 
-COPY = re.compile(
-    r"(?P<stage>\w+)_(?P<index>\d+)\.(?P<rest>.+)"
-)  # released DMUE: layer4_0 to layer4_C, the target last
+NECK = "bottleneck."  # released DMUE: RoutedBackbone has one, BranchedBackbone none
+# Released DMUE: layer4_0 to layer4_C, the target last.
+COPY = re.compile(r"(?P<stage>\w+)_(?P<index>\d+)\.(?P<rest>.+)")
 CLASSIFIER = re.compile(r"classifiers\.(?P<index>\d+)\.(?P<rest>.+)")  # likewise; 0 alone once converted
 
 
@@ -99,6 +99,9 @@ def _released(model: BranchedBackbone, own: set[str], name: str, target: int) ->
         if index == target:
             return (f"target_classifier.{rest}",)
         return (f"branch_classifiers.{index}.{rest}",) if target == branches else ()
+    if name.startswith(NECK):
+        neck = f"neck.{name.removeprefix(NECK)}"
+        return (neck,) if neck in own else ()
     return _plain(model, own, name)
 
 

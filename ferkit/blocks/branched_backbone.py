@@ -23,6 +23,7 @@ class BranchedOutput(NamedTuple):
     logits: Tensor  # (N, C)
     auxiliary_features: Tensor | None = None  # (M, N, D)
     auxiliary_logits: Tensor | None = None  # (M, N, C-1), or (M, N, C) with mining="all-class"
+    embedding: Tensor | None = None  # (N, D), what the target's classifier reads where that is not ``features``
 
 
 class BranchedBackbone(nn.Module):
@@ -94,12 +95,18 @@ class BranchedBackbone(nn.Module):
         check_shape(images, "images", ("N", 3, "H", "W"))
         shared = self.trunk(images)
         features = self.target(shared).mean((2, 3))
-        logits = self.target_classifier(features)
+        embedding = self._embed(features)
+        logits = self.target_classifier(embedding)
+        other = None if embedding is features else embedding
         if not with_branches or not self.branches:
-            return BranchedOutput(features, logits)
+            return BranchedOutput(features, logits, embedding=other)
         auxiliary = [branch(shared).mean((2, 3)) for branch in self.branches]
-        auxiliary_logits = [head(x) for head, x in zip(self.branch_classifiers, auxiliary)]
-        return BranchedOutput(features, logits, torch.stack(auxiliary), torch.stack(auxiliary_logits))
+        auxiliary_logits = [head(self._embed(x)) for head, x in zip(self.branch_classifiers, auxiliary)]
+        return BranchedOutput(features, logits, torch.stack(auxiliary), torch.stack(auxiliary_logits), other)
+
+    def _embed(self, features: Tensor) -> Tensor:
+        """What classifiers read of pooled features (n, D)."""
+        return features
 
     def target_state_dict(self) -> dict[str, Tensor]:
         """The plain model's share of the state dict: what is deployed."""

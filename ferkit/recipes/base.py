@@ -19,8 +19,6 @@ __all__ = ["Recipe"]
 
 Batch = dict[str, Tensor]
 
-SCHEDULES = ("one-cycle", "step", "constant")
-
 
 class Recipe(lightning.LightningModule):
     """A network trained on batches ``{"image": uint8 (N,3,H,W), "label": (N,), "index": (N,)}``.
@@ -42,6 +40,10 @@ class Recipe(lightning.LightningModule):
         seed: of the augmentation.
     """
 
+    schedules: tuple[str, ...] = ("one-cycle", "step", "constant")
+    preferred_sampler = "coverage"  # what a command draws batches by where none is asked for
+    min_per_class = 0  # images of every class that each batch must hold
+
     def __init__(
         self,
         num_classes: int,
@@ -55,7 +57,7 @@ class Recipe(lightning.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_choice(schedule, "schedule", SCHEDULES)
+        check_choice(schedule, "schedule", self.schedules)
         check_number(learning_rate, "learning_rate", 0, open_low=True)
         check_number(weight_decay, "weight_decay", 0)
         check_number(decay, "decay", 0, 1)

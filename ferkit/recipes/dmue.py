@@ -6,32 +6,21 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ferkit import functional
 from ferkit.blocks.branched_backbone import BranchedOutput
+from ferkit.blocks.routed_backbone import RoutedBackbone
 from ferkit.blocks.uncertainty_head import UncertaintyHead
-from ferkit.checks import check_choice, check_number
+from ferkit.checks import check_number
 from ferkit.data.augment import normalize_images
+from ferkit.recipes._dmue_settings import SAMPLERS, SETTINGS, chosen_values
+from ferkit.recipes._game import seeded
 from ferkit.recipes.backbone import BackboneRecipe, distribution_cross_entropy
 from ferkit.recipes.base import Batch
 
 __all__ = ["DMUE", "SETTINGS", "Mined"]
 
-# Values of the arguments left at None. "published" is section 4.2 of the paper, which starts from a backbone trained
-# on faces; "scratch" is what docs/dmue.md measured to learn without one.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "published": {
-        **{"omega": 0.5, "gamma": 1000.0, "gamma_unit": "absolute", "detach": "none"},
-        **{"beta": 6.0, "beta_unit": "epochs", "scale": "none", "calibrate": False},
-        **{"warmup": 0.0, "head": "random"},
-    },
-    "scratch": {
-        **{"omega": 5.0, "gamma": 0.001, "gamma_unit": "relative", "detach": "target"},
-        **{"beta": 0.25, "beta_unit": "share", "scale": "minmax", "calibrate": True},
-        **{"warmup": 0.4, "head": "similarity"},
-    },
-}
 CONFIDENCE_QUANTILES, CONFIDENCE_MOMENTUM = 16, 0.02
 
 
@@ -49,7 +38,9 @@ class DMUE(BackboneRecipe):
 
     Args:
         num_classes: C.
-        setting: ``"scratch"`` or ``"published"``: what the arguments left at None mean.
+        setting: ``"scratch"``, ``"published"`` or ``"released"`` (the authors' code, all its choices at once): what the
+            arguments left at None mean, see docs/dmue.md. All but the first are made for a backbone trained on faces;
+            from scratch the released step collapses.
         temperature: T of eq. 3.
         omega: weight of the soft loss.
         gamma: weight of the similarity loss.
@@ -60,7 +51,10 @@ class DMUE(BackboneRecipe):
         ramp: ``"paper"``, or ``"released"``: ramp-up with factor 5, epochs counted from 0.
         detach: the side of the similarity loss that gets no gradient: ``"none"`` (the paper), ``"target"`` or
             ``"auxiliary"``.
-        normalize: ``"batch"`` (eq. 14-17) or ``"subset"`` (eq. 13), see :class:`ferkit.losses.MSPLoss`.
+        normalize: ``"batch"`` (eq. 14-17) or ``"subset"`` (eq. 13, released), see :class:`ferkit.losses.MSPLoss`.
+        compare: what the similarity loss compares: ``"features"`` of target and branches, or ``"logits"`` (released) of
+            the branches with what the target's classifier reads.
+        divisor: of the soft loss, ``"paper"`` or ``"released"``, see :class:`ferkit.losses.LatentDistributionLoss`.
         scale: of the mean cosines that confidence is read from: ``"none"`` (eq. 7) or ``"minmax"`` (the released
             code), see :func:`ferkit.functional.class_similarity`.
         head: how the uncertainty module starts: ``"random"``, or ``"similarity"``, see
@@ -69,10 +63,20 @@ class DMUE(BackboneRecipe):
             anything, confidence is low for whatever is not yet learned, and keeps it from being learned.
         calibrate: predict the mean of softmax(alpha times logits) over the confidences alpha of training, which is what
             eq. 9 fitted; without it predictions are the sharper the lower the confidence was. Accuracy is the same.
-        mining: ``"leave-one-out"`` or ``"all-class"`` (table 4).
+        mining: ``"leave-one-out"``, ``"all-class"`` (table 4), or ``"by-label"`` (released): leaving one out with the
+            network of :class:`ferkit.blocks.RoutedBackbone`, its BN-neck and its dropout.
+        frozen: the uncertainty module and the BN-neck's scale stay at their initial values (released).
         use_distribution, use_similarity, use_confidence: the rows of table 2. Without the first two there is no
-            auxiliary branch.
+            auxiliary branch, which ``mining="by-label"`` needs.
+        schedule, augmentation: of :class:`ferkit.recipes.BackboneRecipe`: ``"released"`` where the setting is, else
+            ``"one-cycle"`` and ``"crop-flip"``.
         **options: of :class:`ferkit.recipes.BackboneRecipe`.
+
+    Source: She et al., CVPR 2021; ``"released"`` is checked against a recorded step of the authors' code.
+
+    >>> made = DMUE(7, setting="released")
+    >>> made.normalize, made.compare, made.scale, made.ramp, made.preferred_sampler
+    ('subset', 'logits', 'minmax', 'released', 'inverse-frequency')
     """
 
     def __init__(
@@ -85,43 +89,46 @@ class DMUE(BackboneRecipe):
         gamma_unit: str | None = None,
         beta: float | None = None,
         beta_unit: str | None = None,
-        ramp: str = "paper",
+        ramp: str | None = None,
         detach: str | None = None,
-        normalize: str = "batch",
+        normalize: str | None = None,
+        compare: str | None = None,
+        divisor: str | None = None,
         scale: str | None = None,
         calibrate: bool | None = None,
         warmup: float | None = None,
         head: str | None = None,
-        mining: str = "leave-one-out",
+        mining: str | None = None,
+        frozen: bool | None = None,
         use_distribution: bool = True,
         use_similarity: bool = True,
         use_confidence: bool = True,
+        schedule: str | None = None,
+        augmentation: str | None = None,
         **options: Any,
     ) -> None:
-        check_choice(setting, "setting", tuple(SETTINGS))
-        check_choice(mining, "mining", ("leave-one-out", "all-class"))
-        check_choice(ramp, "ramp", ("paper", "released"))
-        check_choice(normalize, "normalize", ("batch", "subset"))
         given = {"omega": omega, "gamma": gamma, "gamma_unit": gamma_unit, "beta": beta, "beta_unit": beta_unit}
         given |= {"detach": detach, "scale": scale, "calibrate": calibrate, "warmup": warmup, "head": head}
-        chosen = SETTINGS[setting] | {name: value for name, value in given.items() if value is not None}
+        given |= {"mining": mining, "normalize": normalize, "compare": compare, "divisor": divisor, "ramp": ramp}
+        given |= {"frozen": frozen, "schedule": schedule, "augmentation": augmentation}
+        chosen = chosen_values(setting, given)
         check_number(temperature, "temperature", 0, open_low=True)
-        check_number(chosen["omega"], "omega", 0)
-        check_number(chosen["gamma"], "gamma", 0)
-        check_number(chosen["beta"], "beta", 0)
-        check_number(chosen["warmup"], "warmup", 0, 1)
-        check_choice(chosen["gamma_unit"], "gamma_unit", ("absolute", "relative"))
-        check_choice(chosen["beta_unit"], "beta_unit", ("epochs", "share"))
-        check_choice(chosen["detach"], "detach", ("none", "target", "auxiliary"))
-        check_choice(chosen["scale"], "scale", ("none", "minmax"))
-        branched = use_distribution or use_similarity
-        super().__init__(num_classes, mining=mining if branched else "none", **options)
+        branches = chosen["mining"]
+        if not (use_distribution or use_similarity):
+            if branches == "by-label":
+                raise ValueError("mining: expected use_distribution or use_similarity beside 'by-label', got neither")
+            branches = "none"
+        forms = {name: chosen[name] for name in ("schedule", "augmentation")}
+        super().__init__(num_classes, mining=branches, **forms, **options)
         self.save_hyperparameters()
         self.hparams.update(chosen)  # what a name stood for when the run was made
-        self.temperature, self.omega, self.ramp, self.normalize = temperature, chosen["omega"], ramp, normalize
+        self.preferred_sampler = SAMPLERS.get(setting, self.preferred_sampler)
+        self.temperature, self.omega, self.ramp = temperature, chosen["omega"], chosen["ramp"]
+        self.normalize, self.compare, self.divisor = chosen["normalize"], chosen["compare"], chosen["divisor"]
         self.gamma, self.gamma_unit = chosen["gamma"], chosen["gamma_unit"]
         self.beta, self.beta_unit, self.warmup = chosen["beta"], chosen["beta_unit"], chosen["warmup"]
         self.detach, self.scale, self.calibrate = chosen["detach"], chosen["scale"], chosen["calibrate"]
+        self.frozen = chosen["frozen"]
         self.use_distribution, self.use_similarity = use_distribution, use_similarity
         self.uncertainty = UncertaintyHead(num_classes, init=chosen["head"]) if use_confidence else None
         self.register_buffer("confidences", torch.ones(CONFIDENCE_QUANTILES))
@@ -134,6 +141,26 @@ class DMUE(BackboneRecipe):
             beta *= self.trainer.max_epochs or 1
         number = epoch + 1 if self.ramp == "paper" else epoch
         return functional.ramp_up(number, beta, form=self.ramp), functional.ramp_down(number, beta)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if not isinstance(self.model, RoutedBackbone):
+            return super().training_step(batch, batch_idx)
+        # Dropout draws by (seed, epoch, batch), as augmentation does, so that a resumed run is the same run.
+        with seeded(self._generator(batch_idx, 1, device=self.device)):
+            return super().training_step(batch, batch_idx)
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        routed = isinstance(self.model, RoutedBackbone)
+        return self.classification_loss(self.model(images, labels) if routed else self.model(images), labels)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All but, if ``frozen``, what the released code gives to no optimiser."""
+        still: set[nn.Parameter] = set()
+        if self.frozen and self.uncertainty is not None:
+            still |= set(self.uncertainty.parameters())
+        if self.frozen and isinstance(self.model, RoutedBackbone):
+            still |= set(self.model.neck.parameters())
+        return [parameter for parameter in super().trained_parameters() if parameter not in still]
 
     def classification_loss(
         self,
@@ -159,14 +186,12 @@ class DMUE(BackboneRecipe):
         total = losses["wce"]
         if self.use_distribution:
             losses["soft"] = functional.latent_distribution_loss(
-                output.logits, self.latent_distribution(output, labels), labels
+                output.logits, self.latent_distribution(output, labels), labels, divisor=self.divisor
             )
             total = total + self.omega * losses["soft"]
         if self.use_similarity:
-            assert output.auxiliary_features is not None
             losses["sp"] = functional.msp_loss(
-                output.features,
-                output.auxiliary_features,
+                *self._compared(output),
                 labels,
                 normalize=self.normalize,
                 detach=None if self.detach == "none" else self.detach,
@@ -193,7 +218,7 @@ class DMUE(BackboneRecipe):
     def _remember(self, confidence: Tensor) -> None:
         """Running quantiles of the confidences, as batch normalisation keeps running moments."""
         ranks = torch.linspace(0, len(confidence) - 1, len(self.confidences), device=confidence.device).round().long()
-        self.confidences.lerp_(confidence.float().sort().values[ranks], CONFIDENCE_MOMENTUM)
+        self.confidences.lerp_(confidence.to(self.confidences).sort().values[ranks], CONFIDENCE_MOMENTUM)
 
     def confidence(self, output: BranchedOutput, labels: Tensor) -> Tensor:
         """Alpha (N,) of eq. 8: each sample against its batch; 1 without the uncertainty module."""
@@ -225,6 +250,13 @@ class DMUE(BackboneRecipe):
         if output.auxiliary_logits is not None:
             distribution = self.latent_distribution(output, labels)
         return Mined(batch["index"], distribution, self.confidence(output, labels), probability)
+
+    def _compared(self, output: BranchedOutput) -> tuple[Tensor, Tensor]:
+        """What the similarity loss compares: target (N, Dt), branches (M, N, Da)."""
+        assert output.auxiliary_features is not None and output.auxiliary_logits is not None
+        if self.compare == "features":
+            return output.features, output.auxiliary_features
+        return output.features if output.embedding is None else output.embedding, output.auxiliary_logits
 
     def _auxiliary_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.model.mining == "leave-one-out":

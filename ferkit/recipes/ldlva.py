@@ -165,7 +165,7 @@ class AffectTargets(NeighborRecipe):
     def trained_parameters(self) -> list[nn.Parameter]:
         """All but the certainties, which have their own descent."""
         own = set() if self.certainty is None else set(self.certainty.parameters())
-        return [parameter for parameter in self.parameters() if parameter not in own]
+        return [parameter for parameter in super().trained_parameters() if parameter not in own]
 
     def batch_loss(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         if self.certainty is None:

@@ -48,6 +48,7 @@ class NeighborRecipe(BackboneRecipe):
         **options: of the recipe behind.
     """
 
+    may_route = False
     spaces: tuple[str, ...] = ()  # of the graphs that are built where none is given
     keeps_features = False  # whether the bank is asked for features too
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ferkit.checks import check_label_range, check_labels, check_number
+from ferkit.checks import check_number
+from ferkit.samplers._labels import check_classes_present, label_array
 from ferkit.samplers._plan import Keys, class_draws, count_steps, plan_epoch
 from ferkit.samplers._resumable import ResumableBatchSampler
 
@@ -78,7 +79,7 @@ class ClassCoverageBatchSampler(ResumableBatchSampler):
         for name, value in (("batch_size", batch_size), ("min_per_class", min_per_class)):
             check_number(value, name, low=1, integer=True)
         self.batch_size, self.min_per_class = batch_size, min_per_class
-        values = _label_array(labels, num_classes)
+        values = label_array(labels, num_classes)
         self.num_classes = int(values.max(initial=-1)) + 1 if num_classes is None else num_classes
         self.num_samples = len(values)
         counts = np.bincount(values[values >= 0], minlength=self.num_classes).astype(np.int64)
@@ -98,14 +99,7 @@ class ClassCoverageBatchSampler(ResumableBatchSampler):
         self._digest = zlib.crc32(values.tobytes())
 
     def _check_possible(self, counts: NDArray[np.int64], unlabelled: int) -> None:
-        if self.num_classes == 0:
-            raise ValueError(f"labels: expected at least one labelled sample, got {unlabelled} labelled -1")
-        absent = np.flatnonzero(counts == 0).tolist()
-        if absent:
-            raise ValueError(
-                f"labels: expected a sample of each of the {self.num_classes} classes, got none of class "
-                f"{', '.join(map(str, absent))}"
-            )
+        check_classes_present(counts, unlabelled)
         needed = self.num_classes * self.min_per_class + (unlabelled > 0)
         if self.batch_size < needed:
             extra = " + 1 for the unlabelled samples" if unlabelled else ""
@@ -138,18 +132,3 @@ class ClassCoverageBatchSampler(ResumableBatchSampler):
             "num_samples": self.num_samples,
             "labels_crc32": self._digest,
         }
-
-
-def _label_array(labels: Any, num_classes: int | None) -> NDArray[np.int64]:
-    if not isinstance(labels, Tensor):
-        array = np.asarray(labels)
-        if array.dtype.kind not in "iu" and array.size:
-            raise TypeError(f"labels: expected integers, got dtype {array.dtype}")
-        labels = torch.from_numpy(array.astype(np.int64))
-    if labels.ndim != 1 or labels.numel() == 0:
-        raise ValueError(f"labels: expected shape (N,) with N of 1 or more, got {tuple(labels.shape)}")
-    if num_classes is not None:
-        check_number(num_classes, "num_classes", low=1, integer=True)
-    labels = check_labels(labels, labels.numel()).cpu()
-    check_label_range(labels, num_classes if num_classes is not None else int(labels.max()) + 1)
-    return np.ascontiguousarray(labels.numpy(), dtype=np.int64)

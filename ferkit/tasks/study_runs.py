@@ -23,7 +23,7 @@ from ferkit.tasks._study_report import report
 from ferkit.tasks.data import DataOptions, build_dataset
 from ferkit.tasks.run import Run
 from ferkit.tasks.study_plan import SWITCHES, StudyOptions, Variant, merged, plan, run_folder
-from ferkit.tasks.training import FREE, FROM_DATA, FitOptions, make_trainer, train, training_loader
+from ferkit.tasks.training import FREE, FROM_DATA, FitOptions, make_trainer, train, training_loader, with_sampler
 
 __all__ = ["VARIED", "StudyOptions", "study"]
 
@@ -61,11 +61,12 @@ def study(
         raise ValueError("seed, resume: expected none of a study, which has seeds and always goes on, got some")
     folder = Path(fit.out or f"runs/study-dmue-{data.data}")
     fit = replace(fit, out=str(folder))
-    base = _checked(data, fit, given)
+    base, fit, classes = _checked(data, fit, given)
     asked = varied.asked(base)
+    _check_variants(_distinct(plan(asked, base, data.noise)), base, classes)
     kept = _claim(folder, _settings(data, fit, base), asked)
     todo = [(variant, seed) for seed in asked["seeds"] for variant in _distinct(plan(asked, base, data.noise))]
-    _train_all(folder, todo, data, fit, given, varied.keep_checkpoints)
+    _train_all(folder, todo, data, fit, given, _of_cross_entropy(base), varied.keep_checkpoints)
     variants = plan(kept, base, data.noise)
     figures = {v.name: _finished(folder, v, kept["seeds"]) for v in _distinct(variants)}
     report(folder, variants, figures, data, base)
@@ -76,19 +77,40 @@ def _distinct(variants: Mapping[str, Mapping[Any, Variant]]) -> list[Variant]:
     return list(dict.fromkeys(variant for rows in variants.values() for variant in rows.values()))
 
 
-def _checked(data: DataOptions, fit: FitOptions, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of the study's DMUE; what can be wrong with data, trainer or recipe is told here."""
+def _checked(data: DataOptions, fit: FitOptions, options: Mapping[str, Any]) -> tuple[dict[str, Any], FitOptions, int]:
+    """Every option of the study's DMUE, the options with its sampler, which cross-entropy gets too, and C.
+
+    What can be wrong with data, trainer or recipe is told here.
+    """
     training = build_dataset(data, "train", images=False)
     build_dataset(data, "validation", classes=training.classes, images=False)
-    training_loader(training, fit)
     with torch.random.fork_rng(devices=[]):  # initial weights that nobody uses
         recipe = DMUE(len(training.classes), **options)
-        CrossEntropy(len(training.classes), **_of_cross_entropy(options))
+        base = {name: value for name, value in recipe.hparams.items() if name not in FROM_DATA}
+        CrossEntropy(len(training.classes), **_of_cross_entropy(base))
+    fit = with_sampler(fit, recipe)
+    training_loader(training, fit)
     make_trainer(Run(Path(str(fit.out))), fit)
-    return {name: value for name, value in recipe.hparams.items() if name not in FROM_DATA}
+    return base, fit, len(training.classes)
+
+
+def _check_variants(variants: Iterable[Variant], base: Mapping[str, Any], classes: int) -> None:
+    """Make every variant of DMUE once, without memory: a setting may not have all of them.
+
+    Raises:
+        ValueError: naming the first that cannot be.
+    """
+    for variant in variants:
+        if variant.method == "dmue":
+            try:
+                with torch.device("meta"):
+                    DMUE(classes, **{**base, **dict(variant.options), "pretrained": None})
+            except ValueError as error:
+                raise ValueError(f"parts: {variant.name} cannot be with these options ({error})") from error
 
 
 def _of_cross_entropy(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What cross-entropy shares with the study's DMUE, as that resolved it."""
     known = {*inspect.signature(BackboneRecipe).parameters, *inspect.signature(Recipe).parameters} - {*FROM_DATA}
     return {name: value for name, value in options.items() if name in known and name not in VARIED}
 
@@ -128,6 +150,7 @@ def _train_all(
     data: DataOptions,
     fit: FitOptions,
     options: Mapping[str, Any],
+    shared: Mapping[str, Any],
     keep_checkpoints: bool,
 ) -> None:
     """Train what is not finished, and say after each run how long the rest will take."""
@@ -144,7 +167,7 @@ def _train_all(
         start = time.perf_counter()
         run = Run(run_folder(folder, variant, seed))
         chosen = replace(data, noise=data.noise if variant.noise is None else variant.noise)
-        known = _of_cross_entropy(options) if variant.method == "ce" else options
+        known = shared if variant.method == "ce" else options
         one = replace(fit, seed=seed, out=str(run.folder), resume=True)
         course = [MinedCourse(run.folder / COURSE)] if variant.name == "dmue" else []
         figures = train(variant.method, chosen, one, {**known, **dict(variant.options)}, callbacks=course)

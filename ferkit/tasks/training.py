@@ -19,7 +19,7 @@ from ferkit.data.label_sets import LabelSetDataset
 from ferkit.recipes import Recipe
 from ferkit.recipes.neighbors import NeighborRecipe
 from ferkit.reports import plot_curves, write_json
-from ferkit.samplers import ClassCoverageBatchSampler
+from ferkit.samplers import ClassCoverageBatchSampler, InverseFrequencyBatchSampler
 from ferkit.tasks._callbacks import AtomicCheckpointIO, MetricsTable
 from ferkit.tasks._decoder_sheet import DecoderSheet, has_decoder
 from ferkit.tasks.data import DataOptions, build_dataset
@@ -32,6 +32,8 @@ from ferkit.tasks.run import METHODS, Run, uses_label_sets
 
 __all__ = ["FitOptions", "train"]
 
+SAMPLERS = ("coverage", "shuffle", "inverse-frequency")
+
 
 @dataclass
 class FitOptions:
@@ -42,7 +44,10 @@ class FitOptions:
         batch_size: images a step; with the coverage sampler at least classes times min_per_class. Centres a step where
             neighbours are loaded beside them.
         min_per_class: images of every class in every batch.
-        sampler: "coverage" (every class in every batch, rare ones repeated) or "shuffle" (each image once an epoch).
+        sampler: "coverage" (every class in every batch, rare ones repeated), "shuffle" (each image once an epoch) or
+            "inverse-frequency" (drawn with replacement, classes equally likely, batches without min_per_class of every
+            class skipped). The method's own if not given: "inverse-frequency" for DMUE's released setting, else
+            "coverage".
         seed: of weights, order, augmentation and flipped labels.
         out: the run folder; by default runs/<method>-<data>-seed<seed>, with -fold<fold> where one is given.
         resume: continue the run in ``out`` from its last checkpoint.
@@ -56,7 +61,7 @@ class FitOptions:
     epochs: int = 20
     batch_size: int = 72
     min_per_class: int = 2
-    sampler: Literal["coverage", "shuffle"] = "coverage"
+    sampler: Literal["coverage", "shuffle", "inverse-frequency"] | None = None
     seed: int = 0
     out: str | None = None
     resume: bool = False
@@ -71,7 +76,8 @@ class FitOptions:
             check_number(getattr(self, name), name, 1, integer=True)
         for name in ("min_per_class", "seed", "workers"):
             check_number(getattr(self, name), name, 0, integer=True)
-        check_choice(self.sampler, "sampler", ("coverage", "shuffle"))
+        if self.sampler is not None:
+            check_choice(self.sampler, "sampler", SAMPLERS)
 
 
 # Arguments of a recipe that come from the data and from the seed of the run.
@@ -110,6 +116,7 @@ def train(
         given |= {"size": data.size, "sources": sources, "values": values}
     lightning.seed_everything(fit.seed, verbose=False)
     recipe = METHODS[method](num_classes=len(training.classes), seed=fit.seed, **given)
+    fit = with_sampler(fit, recipe)
     neighbors = None
     if isinstance(recipe, NeighborRecipe):
         neighbors = attach_graphs(recipe, training, graphs or GraphOptions(), run, fit.progress)
@@ -142,17 +149,39 @@ def default_folder(method: str, data: DataOptions, fit: FitOptions) -> str:
     return f"runs/{method}-{data.data}-seed{fit.seed}" + ("" if data.fold is None else f"-fold{data.fold}")
 
 
+def with_sampler(fit: FitOptions, recipe: Recipe) -> FitOptions:
+    """The options with the recipe's own sampler where none is asked for.
+
+    Raises:
+        ValueError: if batches need not hold what the recipe needs of every class.
+    """
+    sampler: Any = fit.sampler or recipe.preferred_sampler
+    held, needed = 0 if sampler == "shuffle" else fit.min_per_class, recipe.min_per_class
+    if held < needed:
+        raise ValueError(
+            f"sampler: expected 'coverage' or 'inverse-frequency' with min_per_class {needed} or more, since this "
+            f"network's branches take batch statistics of every class, got {sampler!r} with min_per_class "
+            f"{fit.min_per_class}"
+        )
+    return replace(fit, sampler=sampler)
+
+
 def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:
     """Batches of the training set in the order of the seed.
 
     Where one label set is learned, a class without an image is told now, whatever the sampler. Several sets may differ
     in the classes that they know.
     """
-    if fit.sampler == "coverage" or not isinstance(dataset, LabelSetDataset):
+    if fit.sampler == "inverse-frequency":
+        drawn = InverseFrequencyBatchSampler(
+            dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
+        )
+        return DataLoader(dataset, batch_sampler=drawn, num_workers=fit.workers)
+    if fit.sampler != "shuffle" or not isinstance(dataset, LabelSetDataset):
         coverage = ClassCoverageBatchSampler(
             dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
         )
-    if fit.sampler == "coverage":
+    if fit.sampler != "shuffle":
         return DataLoader(dataset, batch_sampler=coverage, num_workers=fit.workers)
     sampler = ShuffleBatchSampler(len(dataset), fit.batch_size, fit.seed)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=fit.workers)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ferkit.blocks import BranchedBackbone, load_pretrained
+from ferkit.blocks import BranchedBackbone, RoutedBackbone, load_pretrained
 
 CLASSES = 3
 
@@ -54,6 +54,15 @@ def test_released_snapshot_fills_every_branch_with_its_own():
     assert report.unused == ["bottleneck.weight", "project_w.0.weight"]
     assert same(source.state_dict(), made.state_dict())
     assert not torch.equal(made.branches[0].state_dict()["0.conv1.weight"], made.target.state_dict()["0.conv1.weight"])
+
+
+def test_released_snapshot_fills_the_neck_where_there_is_one():
+    torch.manual_seed(0)
+    source, made = drift(RoutedBackbone("small", CLASSES)), RoutedBackbone("small", CLASSES)
+    neck = {f"module.bottleneck.{key}": value for key, value in source.neck.state_dict().items()}
+    report = load_pretrained(made, released_state(source) | neck)
+    assert report.layout == "released DMUE" and report.unused == ["project_w.0.weight"] and not report.missing
+    assert same(source.state_dict(), made.state_dict())
 
 
 def test_released_snapshot_of_other_classes_starts_every_branch_from_the_target():

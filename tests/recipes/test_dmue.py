@@ -74,7 +74,7 @@ def test_ramps_in_epochs_and_as_a_share():
     assert recipe(beta=5.0, beta_unit="epochs", ramp="released").ramps(1)[0] == pytest.approx(math.exp(-5 * 0.64))
 
 
-@pytest.mark.parametrize("setting", sorted(SETTINGS))
+@pytest.mark.parametrize("setting", sorted(set(SETTINGS) - {"released"}))  # which freezes some: its own tests
 def test_every_parameter_is_trained(batch, setting):
     made = recipe(setting=setting)
     optimizer = made.configure_optimizers()["optimizer"]
@@ -156,7 +156,7 @@ def test_mine_agrees_with_the_parts(batch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"setting": "best"}, "setting: expected one of 'published', 'scratch'"),
+        ({"setting": "best"}, "setting: expected one of 'published', 'scratch', 'released', got 'best'"),
         ({"temperature": 0.0}, "temperature"),
         ({"gamma": -1.0}, "gamma"),
         ({"gamma_unit": "percent"}, "gamma_unit"),

@@ -119,6 +119,31 @@ def test_folders_of_others_are_left_alone(tmp_path, monkeypatch, capsys):
     assert "out: expected a new or empty folder or one with a study" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("setting", "sampler", "augmentation", "schedule"),
+    [("scratch", "coverage", "crop-flip", "one-cycle"), ("released", "inverse-frequency", "released", "released")],
+)
+def test_cross_entropy_shares_what_dmue_stands_for(setting, sampler, augmentation, schedule, tmp_path, monkeypatch):
+    def caught(method, data, fit, options, callbacks):
+        assert method == "ce"
+        assert (fit.sampler, options["augmentation"], options["schedule"]) == (sampler, augmentation, schedule)
+        raise OSError("seen")
+
+    monkeypatch.setattr(study_runs, "train", caught)
+    data = DataOptions("synthetic", train_images=70, validation_images=10, size=24)
+    fit = FitOptions(batch_size=70, epochs=1, out=str(tmp_path / "study"))
+    with pytest.raises(OSError, match="seen"):
+        study(data, fit, StudyOptions(["mining"], [0]), {"setting": setting})
+
+
+def test_rows_that_a_setting_cannot_have_are_told_before_training(tmp_path):
+    data = DataOptions("synthetic", train_images=70, validation_images=10, size=24)
+    fit = FitOptions(batch_size=70, epochs=1, out=str(tmp_path / "study"))
+    with pytest.raises(ValueError, match="parts: dmue-without-distribution-similarity cannot be with these options"):
+        study(data, fit, StudyOptions(["ablation"], [0]), {"setting": "released"})
+    assert not (tmp_path / "study").exists()
+
+
 def test_label_figures_are_counts(tmp_path):
     """Four faces: wrong and predicted as given, wrong and corrected, right and predicted, right and not."""
     rows = ["index,label,suggested,suspicion,confidence,mined_a,mined_b,mined_c,p_a,p_b,p_c"]

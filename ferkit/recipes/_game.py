@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Backward", "GameState", "TrainingDiverged", "frozen", "seeded", "step"]
+__all__ = ["Backward", "GameState", "TrainingDiverged", "frozen", "seeded", "step", "step_schedules"]
 
 Backward = Callable[[Tensor], object]
 
@@ -131,3 +132,12 @@ def step(loss: Tensor, optimizer: Any, backward: Backward) -> None:
     backward(loss)
     optimizer.step()
     torch.clear_autocast_cache()  # it holds the parameters' half-precision copies from before the step
+
+
+def step_schedules(trainer: Any, interval: str) -> None:
+    """Move on the schedules that go by ``interval``, "step" or "epoch"."""
+    with warnings.catch_warnings():  # the discriminator's goes on while it waits for the game
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
+        for entry in trainer.lr_scheduler_configs:
+            if entry.interval == interval:
+                entry.scheduler.step()

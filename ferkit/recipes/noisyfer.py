@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,29 +11,15 @@ from torch import Tensor
 from ferkit import functional
 from ferkit.blocks import DeconvDecoder, EncoderOutput, MultiStreamDiscriminator
 from ferkit.blocks._width import check_power_of_two
-from ferkit.blocks.mlp import FORMS
-from ferkit.checks import check_choice, check_number
-from ferkit.recipes._game import Backward, GameState, TrainingDiverged, frozen, seeded, step
+from ferkit.checks import check_number
+from ferkit.recipes._game import Backward, GameState, TrainingDiverged, frozen, seeded, step, step_schedules
 from ferkit.recipes._label_rows import follow_class_means, label_rows
+from ferkit.recipes._noisyfer_options import ORDERS, PRESETS, check_game, resolved
 from ferkit.recipes.base import Batch
 from ferkit.recipes.label_sets import LabelSetRecipe
 
 __all__ = ["ORDERS", "PRESETS", "NoisyFER", "TrainingDiverged"]
 
-# Values of the arguments left at None. "published" is CIFAR-10 of the supplement and the released code; "scratch" is
-# meant for small images, narrow networks and few epochs.
-PRESETS: dict[str, dict[str, Any]] = {
-    "published": {
-        **{"width": 1.0, "lam": 0.8, "warmup": 1, "learning_rate": 1e-4, "schedule": "constant"},
-        **{"weight_decay": 0.0, "padding": 4},
-    },
-    "scratch": {
-        **{"width": 0.25, "lam": 0.3, "warmup": 3, "learning_rate": 5e-4, "schedule": "one-cycle"},
-        **{"weight_decay": 0.0, "padding": 2},
-    },
-}
-# Whether the generators move first, and the discriminator's steps.
-ORDERS = {"released": (False, 2), "supplement": (True, 2), "algorithm1": (True, 1)}
 CHECK_EVERY = 50  # steps between two looks at the losses, which wait for the device
 CLASS_MOMENTUM = 0.02  # of the values of each class
 NOISE = 1  # the stream of draws beside the augmentation's
@@ -63,6 +48,12 @@ class NoisyFER(LabelSetRecipe):
             discriminator, the same detached tuples. ``"released"``: two discriminator steps, then the generators';
             ``"supplement"``: the generators' step, then two of the discriminator; ``"algorithm1"``: then one.
         discriminator_steps: in an iteration; None: as ``order`` says.
+        discriminator_labels: what the discriminator sees of the encoder's categorical labels: ``"logits"``, as
+            released, or ``"probabilities"``, their softmax (the paper does not say).
+        discriminator_rate: the discriminator's learning rate as a multiple of ``learning_rate``; published 1.
+        beta1: of both Adams; published 0.9.
+        game_every: the game is played on every so manieth batch of an epoch, from the first; the others give the
+            encoder's supervised step alone. ``lam`` is not scaled up for it. Published 1.
         lam: weight of the game.
         hold: None for a fixed lam; else lam, from that value on, is moved to hold the discriminator's loss at this
             level (the supplement found 0.45 healthy).
@@ -74,7 +65,7 @@ class NoisyFER(LabelSetRecipe):
         mlp: ``"paper"`` or ``"released"``, see :class:`ferkit.blocks.MLPBlock`.
         latent: width of the code and of the decoder's noise.
         width: share of the published channels, of all three networks.
-        learning_rate: of both Adams.
+        learning_rate: of both Adams (times ``discriminator_rate`` for the discriminator's).
         schedule: see :class:`ferkit.recipes.Recipe`; of both.
         weight_decay: of both.
         padding: largest shift of the random crop, in pixels.
@@ -94,6 +85,10 @@ class NoisyFER(LabelSetRecipe):
         preset: str = "scratch",
         order: str = "released",
         discriminator_steps: int | None = None,
+        discriminator_labels: str = "logits",
+        discriminator_rate: float = 1.0,
+        beta1: float = 0.9,
+        game_every: int = 1,
         lam: float | None = None,
         hold: float | None = None,
         warmup: int | None = None,
@@ -110,24 +105,21 @@ class NoisyFER(LabelSetRecipe):
         size: int = 32,
         **options: Any,
     ) -> None:
-        check_choice(preset, "preset", tuple(PRESETS))
-        given = {"width": width, "lam": lam, "warmup": warmup, "learning_rate": learning_rate, "schedule": schedule}
-        given |= {"weight_decay": weight_decay, "padding": padding}
-        chosen = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
-        check_choice(order, "order", tuple(ORDERS))
-        for name, value in (("joint", joint), ("marginal", marginal), ("decoder", decoder)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name}: expected True or False, got {value!r}")
-        check_choice(mlp, "mlp", FORMS)
-        check_number(chosen["lam"], "lam", 0)
-        check_number(chosen["warmup"], "warmup", 0, integer=True)
-        check_number(latent, "latent", 1, integer=True)
-        if discriminator_steps is not None:
-            check_number(discriminator_steps, "discriminator_steps", 1, integer=True)
-        if hold is not None:
-            check_number(hold, "hold", 0, 2, open_low=True)
-        if not joint and not marginal:
-            raise ValueError("marginal: expected True without the joint score, got False: no score is left")
+        chosen = resolved(
+            preset,
+            {
+                **{"width": width, "lam": lam, "warmup": warmup, "learning_rate": learning_rate},
+                **{"schedule": schedule, "weight_decay": weight_decay, "padding": padding},
+            },
+        )
+        check_game(
+            {
+                **{"lam": chosen["lam"], "warmup": chosen["warmup"], "order": order, "hold": hold, "mlp": mlp},
+                **{"discriminator_steps": discriminator_steps, "discriminator_labels": discriminator_labels},
+                **{"discriminator_rate": discriminator_rate, "beta1": beta1, "game_every": game_every},
+                **{"joint": joint, "marginal": marginal, "decoder": decoder, "latent": latent},
+            }
+        )
         check_number(size, "size", 32, integer=True)
         check_power_of_two(size)
         super().__init__(
@@ -147,6 +139,8 @@ class NoisyFER(LabelSetRecipe):
         self.latent, self.warmup = latent, chosen["warmup"]
         self.generators_first, steps = ORDERS[order]
         self.discriminator_steps = discriminator_steps or steps
+        self.discriminator_labels, self.discriminator_rate = discriminator_labels, float(discriminator_rate)
+        self.beta1, self.game_every = float(beta1), game_every
         classes, targets = len(self.source_names) * num_classes, len(self.value_names)
         self.decoder = DeconvDecoder(size, latent + classes + targets, chosen["width"]) if decoder else None
         # By position, so that a checkpoint does not depend on what the label sets are called.
@@ -174,17 +168,21 @@ class NoisyFER(LabelSetRecipe):
 
     def configure_optimizers(self) -> Any:
         generators = [*self.encoder.parameters(), *(self.decoder.parameters() if self.decoder is not None else ())]
-        return [self.scheduled_adam(generators), self.scheduled_adam(list(self.discriminator.parameters()))]
+        discriminator = list(self.discriminator.parameters())
+        return [
+            self.scheduled_adam(generators, beta1=self.beta1),
+            self.scheduled_adam(discriminator, self.discriminator_rate, self.beta1),
+        ]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         images = self.augmented(batch, batch_idx)
         sources, values = self.label_sets(batch)
         draws = self._generator(batch_idx, NOISE, device=self.device)
-        playing = self.current_epoch >= self.warmup
+        playing = self.current_epoch >= self.warmup and batch_idx % self.game_every == 0
         lam = self.game.lam.clone()
         optimizers: Any = self.optimizers()
         losses = self.iterate(images, sources, values, draws, optimizers, self.manual_backward, playing)
-        self._step_schedules("step")
+        step_schedules(self.trainer, "step")
         self._remember(sources, values)
         self.log_dict(
             {**{f"train_{name}": value for name, value in losses.items()}, "lam": lam},
@@ -198,7 +196,7 @@ class NoisyFER(LabelSetRecipe):
             self.game.check()
 
     def on_train_epoch_end(self) -> None:
-        self._step_schedules("epoch")
+        step_schedules(self.trainer, "epoch")
         self.game.check()  # before the callbacks write a checkpoint
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -255,7 +253,8 @@ class NoisyFER(LabelSetRecipe):
         noise = torch.randn(2, len(images), self.latent, dtype=images.dtype, device=images.device, generator=draws)
         logits, predicted = self.split(output.labels)
         onehot, given, rows = label_rows(sources, values, logits, predicted, draws)
-        real = {"latent": self.encoder.sample(output, noise[0]), **self._streams(logits, predicted)}
+        seen = logits.softmax(2) if self.discriminator_labels == "probabilities" else logits
+        real = {"latent": self.encoder.sample(output, noise[0]), **self._streams(seen, predicted)}
         fake = {"latent": noise[1], **self._streams(onehot, given)}
         if self.discriminator.image_size is None:
             return real, fake
@@ -287,13 +286,6 @@ class NoisyFER(LabelSetRecipe):
             loss = functional.hinge_generator_loss(self.discriminator(real), scores, decoder=scores is not None)
             step(total + self.game.lam * loss, optimizer, backward)
         return loss.detach()
-
-    def _step_schedules(self, interval: str) -> None:
-        with warnings.catch_warnings():  # the discriminator's goes on while it waits for the game
-            warnings.filterwarnings("ignore", message=".*lr_scheduler.step")
-            for entry in self.trainer.lr_scheduler_configs:
-                if entry.interval == interval:
-                    entry.scheduler.step()  # type: ignore[call-arg]
 
     def _remember(self, sources: Tensor, values: Tensor) -> None:
         """Running mean of the values of each class of the first source, for ``decode``."""

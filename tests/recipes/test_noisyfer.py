@@ -200,6 +200,18 @@ def test_no_game_before_its_epoch():
     assert not torch.equal(made.encoder.labels.weight, before["encoder.labels.weight"])
 
 
+@pytest.mark.parametrize("form", ["logits", "probabilities"])
+def test_what_the_discriminator_sees_of_the_labels(form):
+    made = recipe(discriminator_labels=form)
+    images, sources, values = batch(dtype=torch.float32)
+    output = made.encoder(images)
+    real, fake = made._tuples(images, output, sources, values, torch.Generator().manual_seed(0))
+    logits = output.labels[:, CLASSES : 2 * CLASSES]
+    assert torch.equal(real["source1"], logits if form == "logits" else logits.softmax(1))
+    assert torch.equal(fake["source1"], F.one_hot(sources[:, 1], CLASSES).float())
+    assert torch.equal(real["values"], output.labels[:, 2 * CLASSES :])
+
+
 # Missing labels ------------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +348,10 @@ def test_decoder_takes_noise_and_every_label_set():
         ({"latent": 0}, "latent: "),
         ({"joint": False, "marginal": False}, "marginal: expected True without the joint score"),
         ({"mlp": "skip"}, "mlp: expected one of 'paper', 'released'"),
+        ({"discriminator_labels": "softmax"}, "discriminator_labels: expected one of 'logits', 'probabilities'"),
+        ({"discriminator_rate": 0.0}, "discriminator_rate: "),
+        ({"beta1": 1.0}, "beta1: "),
+        ({"game_every": 0}, "game_every: "),
     ],
 )
 def test_refuses(options, match):

@@ -123,6 +123,27 @@ def test_every_parameter_has_an_optimiser():
     assert groups[1] == set(made.discriminator.parameters())
 
 
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+def test_the_discriminator_has_a_rate_of_its_own(schedule):
+    made = recipe(beta1=0.5, discriminator_rate=4.0, schedule=schedule, learning_rate=1e-3)
+    made.trainer = trainer()
+    made.trainer.strategy.connect(made)
+    made.trainer.fit_loop.setup_data = lambda: None  # how many batches there are is known
+    made.trainer.fit_loop.max_batches = 10
+    generators, discriminator = (entry["optimizer"].param_groups[0] for entry in made.configure_optimizers())
+    assert generators["betas"] == discriminator["betas"] == (0.5, 0.999)
+    assert discriminator["lr"] == pytest.approx(4 * generators["lr"])
+    assert schedule == "one-cycle" or generators["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(("every", "games"), [(1, 3), (2, 2), (5, 1)])
+def test_the_game_is_played_on_some_batches(every, games):
+    fit = trainer(epochs=2)
+    fit.fit(recipe(game_every=every, hold=None, discriminator_steps=1), *loaders())
+    # Three batches an epoch, the first epoch without the game; the discriminator's steps come on top.
+    assert fit.global_step == 2 * 3 + games
+
+
 class Poison(lightning.Callback):
     """A weight that is not a number, from the given epoch on."""
 

@@ -11,7 +11,7 @@ from ferkit.reports.study import FIGURES, BySeed, ahead, effects, effects_table,
 from ferkit.tasks._study_figures import COURSE, draw_anchors, draw_course, draw_losses, draw_mined
 from ferkit.tasks.data import DataOptions, build_dataset
 from ferkit.tasks.run import Run
-from ferkit.tasks.study_plan import ABLATION, SWEEPS, SWITCHES, Variant, run_folder
+from ferkit.tasks.study_plan import ABLATION, SWEEPS, SWITCHES, Variant, in_digits, run_folder
 
 __all__ = ["report"]
 
@@ -178,19 +178,23 @@ def _mining(folder: Path, variants: Mapping[Any, Variant], figures: Runs) -> str
 def _sweep(folder: Path, part: str, variants: Mapping[Any, Variant], figures: Runs, own: float) -> str:
     path = folder / "figures" / f"{part}.png"
     if part == "noise":
-        rows = {f"{100 * rate:g} % flipped, {NAMES[method]}": figures[v.name] for (method, rate), v in variants.items()}
+        rows = {f"{_percent(rate)} flipped, {NAMES[m]}": figures[v.name] for (m, rate), v in variants.items()}
         rates = list(dict.fromkeys(rate for _, rate in variants))
         tables = []
         for rate in rates:
-            some = {name: runs for name, runs in rows.items() if name.startswith(f"{100 * rate:g} % ")}
+            some = {name: runs for name, runs in rows.items() if name.startswith(f"{_percent(rate)} ")}
             tables.append(study_table(some, figures[variants["ce", rate].name], SCORES))
         table = "\n\n".join(tables)
         lines = {NAMES[m]: {rate: figures[variants[m, rate].name] for rate in rates} for m in ("ce", "dmue")}
         plot_sweep("share of labels flipped", lines, PLOTTED, path, own)
     else:
-        rows = {f"{part} = {value:g}": figures[variant.name] for value, variant in variants.items()}
+        rows = {f"{part} = {in_digits(value)}": figures[variant.name] for value, variant in variants.items()}
         table = study_table({NAMES["ce"]: figures["ce"], **rows}, figures["ce"], (*SCORES, "mined_as_true", "mined_kl"))
         line = {NAMES["dmue"]: {value: figures[variant.name] for value, variant in variants.items()}}
         plot_sweep(part, line, PLOTTED, path, own, (NAMES["ce"], figures["ce"]))
     picture = _picture(part, f"figures against {part}, each seed a point")
     return f"## {part.capitalize()}\n\n{_written(folder, part, table, rows)}\n\n{picture}"
+
+
+def _percent(rate: float) -> str:
+    return f"{in_digits(float(f'{100 * rate:.12g}'))} %"

@@ -62,6 +62,14 @@ def test_sweeps_share_the_value_that_the_study_has():
     assert len(set(names)) == len({v for rows in variants.values() for v in rows.values()})
 
 
+def test_values_that_differ_little_are_runs_of_their_own():
+    odd = base(beta=1 / 3, gamma=0.0012345678)
+    asked = StudyOptions(["beta", "gamma", "omega"], [0], omegas=[0.1234567, 0.1234568]).asked(odd)
+    variants = plan(asked, odd, 0.3)
+    assert variants["beta"][1 / 3] == variants["gamma"][0.0012345678] == variants["base"]["dmue"], "the study's own"
+    assert [v.name for v in variants["omega"].values()] == ["dmue-omega0.1234567", "dmue-omega0.1234568"]
+
+
 def test_asking_again_adds():
     before = {"parts": ["mining"], "seeds": [0], "omegas": [1.0]}
     now = {"parts": ["ablation", "omega"], "seeds": [2, 0], "omegas": [0.5]}

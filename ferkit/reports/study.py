@@ -87,7 +87,7 @@ def study_table(
     shown = [figure for figure in figures if any(figure in run for runs in rows.values() for run in runs.values())]
     lines = []
     texts = dict(names or {})
-    if len({len(runs) for runs in rows.values()}) > 1:  # a study that is not finished
+    if len({frozenset(runs) for runs in rows.values()}) > 1:  # a study that is not finished
         texts["seeds"] = {name: ", ".join(map(str, runs)) or MISSING for name, runs in rows.items()}
     for name, runs in rows.items():
         line = {"variant": name} | {key: text.get(name, "") for key, text in texts.items()}

@@ -84,7 +84,7 @@ def draw_course(folder: Path, dataset: Any, path: Path) -> None:
 
 
 def draw_anchors(folder: Path, dataset: Any, path: Path, table: Path) -> None:
-    """Confidence and rank of two faces in many batches of a run's sampler; every batch in ``table``."""
+    """Confidence and rank of two faces in many batches, of a run's size, that hold every class; every batch in ``table``."""
     run = Run(folder)
     recipe, config = load_recipe(run), run.read_config()
     if not isinstance(recipe, DMUE) or recipe.uncertainty is None:

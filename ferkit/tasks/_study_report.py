@@ -86,16 +86,15 @@ def _pictures(
 ) -> list[str]:
     """The paper's figures, of the first seed's run of DMUE as a whole."""
     whole = variants["base"]["dmue"]
-    seeds = sorted(figures[whole.name])
+    seeds = [seed for seed in sorted(figures[whole.name]) if _drawable(folder, whole, seed, figures)]
     if not seeds:
         return []
     dataset = build_dataset(data, "train", seed=seeds[0])
     first, drawn, shown = run_folder(folder, whole, seeds[0]), folder / "figures", []
     ways = {"mined": first}
-    if "mining" in variants and seeds[0] in figures[variants["mining"]["all-class"].name]:
+    if "mining" in variants and _drawable(folder, variants["mining"]["all-class"], seeds[0], figures):
         ways = {way: run_folder(folder, variant, seeds[0]) for way, variant in variants["mining"].items()}
-    if dataset.distributions is not None:
-        draw_mined(ways, dataset, drawn / "mined.png")
+    if draw_mined(ways, dataset, drawn / "mined.png"):
         shown.append(_picture("mined", "mined distributions against the votes without the given class"))
     if (first / COURSE).is_file():
         draw_course(first, dataset, drawn / "course.png")
@@ -112,6 +111,11 @@ def _pictures(
             draw_losses(folders, drawn / "losses.png")
             shown.append(_picture("losses", "losses with and without the similarity term"))
     return ["## Figures of the paper", *shown]
+
+
+def _drawable(folder: Path, variant: Variant, seed: int, figures: Runs) -> bool:
+    """Whether the run is finished, and did not diverge."""
+    return seed in figures[variant.name] and Run(run_folder(folder, variant, seed)).labels.is_file()
 
 
 def _ablation(folder: Path, variants: Mapping[Any, Variant], figures: Runs) -> str:

@@ -79,7 +79,7 @@ def _plain(model: BranchedBackbone, own: set[str], name: str) -> tuple[str, ...]
 def _copy(model: BranchedBackbone, own: set[str], name: str) -> tuple[int, str] | None:
     """Index of the released copy of the last stage that a key belongs to, and the key within the model's stage."""
     found = COPY.fullmatch(name)
-    if found is None:
+    if found is None or _plain(model, own, name):  # a network may have block and block_1 of its own
         return None
     rest = f"{found['stage']}.{found['rest']}"
     inside = rest.removeprefix(model.stage_prefix)

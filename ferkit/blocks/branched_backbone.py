@@ -66,6 +66,8 @@ class BranchedBackbone(nn.Module):
         super().__init__()
         check_number(num_classes, "num_classes", 2, integer=True)
         check_choice(mining, "mining", MINING)
+        if not isinstance(backbone, (str, BackboneParts)):
+            raise TypeError(f"backbone: expected a name or BackboneParts (split_model), got {type(backbone).__name__}")
         parts = split_backbone(backbone) if isinstance(backbone, str) else backbone
         self.num_classes, self.mining, self.stage_prefix = num_classes, mining, parts.stage_prefix
         branches = 0 if mining == "none" else num_classes

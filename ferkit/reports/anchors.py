@@ -26,7 +26,7 @@ from ferkit.reports._style import (
 
 __all__ = ["plot_anchors"]
 
-COLOURS, ROW = (BLUE, RED), 2.0  # inches of a row
+COLOURS, ROW, RANKS = (BLUE, RED), 2.0, 36  # inches of a row; bars of ranks at most
 
 
 def plot_anchors(
@@ -63,7 +63,7 @@ def plot_anchors(
         note_empty(fig, "no anchor to show")
         save_figure(fig, path)
         return
-    caption = f"Each face in {sure.shape[1]} batches of {batch_size} of the run's sampler."
+    caption = f"Each face in {sure.shape[1]} batches of {batch_size} that hold every class."
     fig.text(0.012, 1 - 0.09 / height, caption, va="top", fontsize=9, color=GREY)
     for i, face in enumerate(faces):
         bottom = (height - 0.35 - ROW * (i + 1) + 0.42) / height
@@ -74,7 +74,8 @@ def plot_anchors(
         fig.text(0.015, bottom + tall + 0.28 / height, titles[i], va="bottom", fontsize=8.5)
         edges = np.linspace(0, 1, 41)
         _histogram(fig.add_axes((0.22, bottom, 0.35, tall)), sure[i], edges, "confidence", COLOURS[i % 2], ".2f")
-        edges = np.linspace(0.5, batch_size + 0.5, min(batch_size, 36) + 1)
+        step = -(-batch_size // RANKS)  # every bar of equally many ranks
+        edges = np.arange(0.5, batch_size + 0.5 + step, step)
         _histogram(
             fig.add_axes((0.63, bottom, 0.35, tall)), place[i], edges, "rank, 1 = least sure", COLOURS[i % 2], ".0f"
         )

@@ -65,7 +65,8 @@ def study_table(
     """A Markdown table with a row a variant: mean ± standard deviation over its seeds.
 
     A mark says that the variant was ahead of (``▲``) or behind (``▼``) the baseline in each seed that both have; with
-    one seed there is none. Where the rows have different seeds, a column says which.
+    one seed there is none, nor where one of its seeds is undefined. Where the rows have different seeds, a column says
+    which.
 
     Args:
         rows: by heading of the row, figures by seed.
@@ -84,16 +85,18 @@ def study_table(
     """
     for figure in figures:
         check_choice(figure, "figures", tuple(FIGURES))
-    shown = [figure for figure in figures if any(figure in run for runs in rows.values() for run in runs.values())]
+    known = {name for runs in rows.values() for run in runs.values() for name in run if math.isfinite(run[name])}
+    shown = [figure for figure in figures if figure in known]
     lines = []
     texts = dict(names or {})
-    if len({len(runs) for runs in rows.values()}) > 1:  # a study that is not finished
+    if len({frozenset(runs) for runs in rows.values()}) > 1:  # a study that is not finished
         texts["seeds"] = {name: ", ".join(map(str, runs)) or MISSING for name, runs in rows.items()}
     for name, runs in rows.items():
         line = {"variant": name} | {key: text.get(name, "") for key, text in texts.items()}
         for figure in shown:
-            mark = ahead(paired(runs, baseline, figure), figure)
-            line[figure] = f"{_spread([run.get(figure) for run in runs.values()])} {mark}".strip()
+            values = [run[figure] for run in runs.values() if figure in run]
+            mark = ahead(paired(runs, baseline, figure), figure) if all(map(math.isfinite, values)) else ""
+            line[figure] = f"{_spread(values)} {mark}".strip()
         lines.append(line)
     headings = {"variant": "variant", **{key: key for key in texts}}
     return comparison_table(lines, headings | {figure: FIGURES[figure].heading for figure in shown})
@@ -147,12 +150,11 @@ def study_csv(rows: Mapping[str, BySeed]) -> str:
     return text.getvalue()
 
 
-def _spread(values: Sequence[float | None], sign: str = "") -> str:
-    known = [value for value in values if value is not None]
-    if not known:
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    if not values:
         return MISSING
-    failed = sum(not math.isfinite(value) for value in known)
+    failed = sum(not math.isfinite(value) for value in values)
     if failed:
-        return f"{MISSING} ({failed} of {len(known)} undefined)"
-    mean = f"{statistics.fmean(known):{sign}.3f}"
-    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.3f}"
+        return f"{MISSING} ({failed} of {len(values)} undefined)"
+    mean = f"{statistics.fmean(values):{sign}.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"

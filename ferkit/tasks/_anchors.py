@@ -1,4 +1,4 @@
-"""The confidence of one face put in many batches of a run's sampler (figure 6 of the paper)."""
+"""The confidence of one face put in many batches that hold every class (figure 6 of the paper)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from ferkit.reports import write_text
 
 __all__ = ["MinedCourse", "chosen_faces"]
 
-FACES, POINTS, SEED = 8, 20, 0  # faces; times they are looked at in a run; of the choice
+FACES, POINTS, SEED = 8, 20, 0  # faces; times at most that they are looked at in a run; of the choice
 SPREAD = 0.2  # share of the votes outside the given class that makes a face worth showing
 
 
@@ -58,7 +58,7 @@ class MinedCourse(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         done, last = trainer.current_epoch + 1, trainer.max_epochs or 1
-        if done == last or done % max(last // POINTS, 1) == 0:
+        if done * POINTS // last > (done - 1) * POINTS // last:  # each of at most POINTS equal parts, at its end
             self._look(trainer, pl_module, done)
 
     def _look(self, trainer: lightning.Trainer, recipe: lightning.LightningModule, done: int) -> None:

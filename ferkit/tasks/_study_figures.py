@@ -30,8 +30,11 @@ LOSSES = {
 }
 
 
-def draw_mined(runs: Mapping[str, Path], dataset: Any, path: Path) -> None:
+def draw_mined(runs: Mapping[str, Path], dataset: Any, path: Path) -> bool:
     """Mined distributions of chosen faces against the votes, the given class left out and the rest renormalised.
+
+    A face all of whose votes are for the given class has nothing to compare and is passed over. Returns whether there
+    was anything to draw.
 
     Args:
         runs: folders by name of the way to mine, trained on the same labels.
@@ -39,10 +42,13 @@ def draw_mined(runs: Mapping[str, Path], dataset: Any, path: Path) -> None:
         path: picture to write.
     """
     if dataset.distributions is None:
-        return
-    faces = torch.tensor(chosen_faces(dataset, 12))
+        return False
+    faces = torch.tensor(chosen_faces(dataset, 12), dtype=torch.int64)
+    votes = other_classes(dataset.distributions[faces], dataset.labels[faces])
+    faces, votes = faces[votes.sum(1) > 0], votes[votes.sum(1) > 0]
+    if not len(faces):
+        return False
     given = dataset.labels[faces]
-    votes = other_classes(dataset.distributions[faces], given)
     mined = {}
     for name, folder in runs.items():
         found = read_labels(Run(folder).labels, dataset)
@@ -57,6 +63,7 @@ def draw_mined(runs: Mapping[str, Path], dataset: Any, path: Path) -> None:
         titles=[_title(dataset, int(face)) for face in faces],
         reference="votes without the given class",
     )
+    return True
 
 
 def draw_course(folder: Path, dataset: Any, path: Path) -> None:
@@ -84,7 +91,7 @@ def draw_course(folder: Path, dataset: Any, path: Path) -> None:
 
 
 def draw_anchors(folder: Path, dataset: Any, path: Path, table: Path) -> None:
-    """Confidence and rank of two faces in many batches of a run's sampler; every batch in ``table``."""
+    """Confidence and rank of two faces in many batches that hold every class; every batch in ``table``."""
     run = Run(folder)
     recipe, config = load_recipe(run), run.read_config()
     if not isinstance(recipe, DMUE) or recipe.uncertainty is None:

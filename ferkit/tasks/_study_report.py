@@ -11,7 +11,7 @@ from ferkit.reports.study import FIGURES, BySeed, ahead, effects, effects_table,
 from ferkit.tasks._study_figures import COURSE, draw_anchors, draw_course, draw_losses, draw_mined
 from ferkit.tasks.data import DataOptions, build_dataset
 from ferkit.tasks.run import Run
-from ferkit.tasks.study_plan import ABLATION, SWEEPS, SWITCHES, Variant, run_folder
+from ferkit.tasks.study_plan import ABLATION, SWEEPS, SWITCHES, Variant, in_digits, run_folder
 
 __all__ = ["report"]
 
@@ -86,16 +86,15 @@ def _pictures(
 ) -> list[str]:
     """The paper's figures, of the first seed's run of DMUE as a whole."""
     whole = variants["base"]["dmue"]
-    seeds = sorted(figures[whole.name])
+    seeds = [seed for seed in sorted(figures[whole.name]) if _drawable(folder, whole, seed, figures)]
     if not seeds:
         return []
     dataset = build_dataset(data, "train", seed=seeds[0])
     first, drawn, shown = run_folder(folder, whole, seeds[0]), folder / "figures", []
     ways = {"mined": first}
-    if "mining" in variants and seeds[0] in figures[variants["mining"]["all-class"].name]:
+    if "mining" in variants and _drawable(folder, variants["mining"]["all-class"], seeds[0], figures):
         ways = {way: run_folder(folder, variant, seeds[0]) for way, variant in variants["mining"].items()}
-    if dataset.distributions is not None:
-        draw_mined(ways, dataset, drawn / "mined.png")
+    if draw_mined(ways, dataset, drawn / "mined.png"):
         shown.append(_picture("mined", "mined distributions against the votes without the given class"))
     if (first / COURSE).is_file():
         draw_course(first, dataset, drawn / "course.png")
@@ -112,6 +111,11 @@ def _pictures(
             draw_losses(folders, drawn / "losses.png")
             shown.append(_picture("losses", "losses with and without the similarity term"))
     return ["## Figures of the paper", *shown]
+
+
+def _drawable(folder: Path, variant: Variant, seed: int, figures: Runs) -> bool:
+    """Whether the run is finished, and did not diverge."""
+    return seed in figures[variant.name] and Run(run_folder(folder, variant, seed)).labels.is_file()
 
 
 def _ablation(folder: Path, variants: Mapping[Any, Variant], figures: Runs) -> str:
@@ -178,19 +182,23 @@ def _mining(folder: Path, variants: Mapping[Any, Variant], figures: Runs) -> str
 def _sweep(folder: Path, part: str, variants: Mapping[Any, Variant], figures: Runs, own: float) -> str:
     path = folder / "figures" / f"{part}.png"
     if part == "noise":
-        rows = {f"{100 * rate:g} % flipped, {NAMES[method]}": figures[v.name] for (method, rate), v in variants.items()}
+        rows = {f"{_percent(rate)} flipped, {NAMES[m]}": figures[v.name] for (m, rate), v in variants.items()}
         rates = list(dict.fromkeys(rate for _, rate in variants))
         tables = []
         for rate in rates:
-            some = {name: runs for name, runs in rows.items() if name.startswith(f"{100 * rate:g} % ")}
+            some = {name: runs for name, runs in rows.items() if name.startswith(f"{_percent(rate)} ")}
             tables.append(study_table(some, figures[variants["ce", rate].name], SCORES))
         table = "\n\n".join(tables)
         lines = {NAMES[m]: {rate: figures[variants[m, rate].name] for rate in rates} for m in ("ce", "dmue")}
         plot_sweep("share of labels flipped", lines, PLOTTED, path, own)
     else:
-        rows = {f"{part} = {value:g}": figures[variant.name] for value, variant in variants.items()}
+        rows = {f"{part} = {in_digits(value)}": figures[variant.name] for value, variant in variants.items()}
         table = study_table({NAMES["ce"]: figures["ce"], **rows}, figures["ce"], (*SCORES, "mined_as_true", "mined_kl"))
         line = {NAMES["dmue"]: {value: figures[variant.name] for value, variant in variants.items()}}
         plot_sweep(part, line, PLOTTED, path, own, (NAMES["ce"], figures["ce"]))
     picture = _picture(part, f"figures against {part}, each seed a point")
     return f"## {part.capitalize()}\n\n{_written(folder, part, table, rows)}\n\n{picture}"
+
+
+def _percent(rate: float) -> str:
+    return f"{in_digits(float(f'{100 * rate:.12g}'))} %"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ferkit.checks import check_choice, check_number
 
-__all__ = ["ABLATION", "PARTS", "SWEEPS", "StudyOptions", "Variant", "merged", "plan", "run_folder"]
+__all__ = ["ABLATION", "PARTS", "SWEEPS", "StudyOptions", "Variant", "in_digits", "merged", "plan", "run_folder"]
 
 PARTS = ("ablation", "mining", "omega", "temperature", "beta", "gamma", "noise")
 # The rows of the paper's table 2, in its order: latent distribution, similarity preserving, confidence.
@@ -82,7 +82,8 @@ class StudyOptions:
         for part, (name, factors) in SWEEPS.items():
             if part in self.parts:
                 given = getattr(self, name)
-                default = dict.fromkeys(float(f"{base[part] * factor:.6g}") for factor in factors)
+                own = base[part]  # as it is: its runs are the study's own
+                default = dict.fromkeys(own if factor == 1 else float(f"{own * factor:.6g}") for factor in factors)
                 result[name] = sorted(map(float, default if given is None else given))
         if "noise" in self.parts:
             result["noise_rates"] = sorted(map(float, self.noise_rates))
@@ -97,6 +98,16 @@ class Variant:
     method: str
     options: tuple[tuple[str, Any], ...] = ()  # of the recipe, where they are not the study's
     noise: float | None = None  # of the data, where it is not the study's
+
+
+def in_digits(value: float) -> str:
+    """A number in six digits if these are the whole of it, else in full: no two numbers are written alike.
+
+    >>> in_digits(5.0), in_digits(0.1), in_digits(0.1234567)
+    ('5', '0.1', '0.1234567')
+    """
+    text = f"{value:g}"
+    return text if float(text) == value else repr(float(value))
 
 
 def run_folder(study: Path, variant: Variant, seed: int) -> Path:
@@ -160,6 +171,6 @@ def _variant(method: str, base: Mapping[str, Any], noise: float | None = None, *
         if option == "mining":
             name += f"-{value}"
         elif option not in SWITCHES:
-            name += f"-{option}{value:g}"
-    name += "" if noise is None else f"-noise{noise:g}"
+            name += f"-{option}{in_digits(value)}"
+    name += "" if noise is None else f"-noise{in_digits(noise)}"
     return Variant(name, method, tuple(sorted(changed.items())), noise)

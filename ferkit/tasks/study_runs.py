@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 import yaml
 
-from ferkit.recipes import DMUE, CrossEntropy, Recipe
+from ferkit.recipes import DMUE, CrossEntropy, Recipe, TrainingDiverged
 from ferkit.recipes.backbone import BackboneRecipe
 from ferkit.reports import write_json, write_text
+from ferkit.reports.study import FIGURES
 from ferkit.tasks._label_figures import label_figures
 from ferkit.tasks._mined_course import MinedCourse
 from ferkit.tasks._study_figures import COURSE
@@ -40,7 +42,8 @@ def study(
     """Train the variants of DMUE that ``varied`` asks for, and write tables and figures into ``fit.out``.
 
     Each run has its own folder, ``runs/<variant>-seed<seed>``. Called again, finished runs are not made again and one
-    that was broken off is gone on with; other parts, seeds and values may then be asked for, and join the tables.
+    that was broken off is gone on with; other parts, seeds and values may then be asked for, and join the tables. A
+    run that diverges is finished, and has no figures.
 
     Args:
         data, fit, options: as for :func:`ferkit.tasks.train`, ``options`` of DMUE; cross-entropy gets those of them
@@ -170,12 +173,16 @@ def _train_all(
         known = shared if variant.method == "ce" else options
         one = replace(fit, seed=seed, out=str(run.folder), resume=True)
         course = [MinedCourse(run.folder / COURSE)] if variant.name == "dmue" else []
-        figures = train(variant.method, chosen, one, {**known, **dict(variant.options)}, callbacks=course)
-        figures |= label_figures(run.labels, build_dataset(chosen, "train", seed=seed, images=False))
-        if not keep_checkpoints and variant.name != "dmue":
-            run.checkpoint.unlink(missing_ok=True)
+        try:
+            figures = train(variant.method, chosen, one, {**known, **dict(variant.options)}, callbacks=course)
+            figures |= label_figures(run.labels, build_dataset(chosen, "train", seed=seed, images=False))
+        except TrainingDiverged as error:  # a result too, which would be the same another time
+            print(f"{variant.name}, seed {seed} diverged: {error}", flush=True)
+            figures = dict.fromkeys(FIGURES, math.nan)
         taken = time.perf_counter() - start
         write_json(run.folder / FINISHED, {"figures": figures, "seconds": taken})
+        if not keep_checkpoints and variant.name != "dmue":  # only now: until then a broken off run needs it
+            run.checkpoint.unlink(missing_ok=True)
         seconds.setdefault(variant.method, []).append(taken)
         left = _estimate(waiting[number + 1 :], seconds)
         place = f"[{len(todo) - len(waiting) + number + 1}/{len(todo)}] {variant.name}, seed {seed}"

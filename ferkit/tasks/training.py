@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from ferkit.blocks.pretrained import read_checkpoint
 from ferkit.checks import check_choice, check_number
 from ferkit.data.label_sets import LabelSetDataset
-from ferkit.recipes import Recipe
+from ferkit.recipes import Recipe, TrainingDiverged
 from ferkit.recipes.neighbors import NeighborRecipe
 from ferkit.reports import plot_curves, write_json
 from ferkit.samplers import ClassCoverageBatchSampler, InverseFrequencyBatchSampler
@@ -98,6 +98,9 @@ def train(
 
     ``callbacks`` look on as Lightning's do, and must leave the run as it would be without them: no setting names them.
     Everything that can be wrong with the request is found before the folder is made.
+
+    Raises:
+        ValueError: for a bad request. TrainingDiverged: if weights became NaN or infinite.
     """
     check_choice(method, "method", tuple(METHODS))
     several = uses_label_sets(method)
@@ -141,7 +144,16 @@ def train(
         print(f"Label sets: {', '.join(sources) or 'none'}; values: {', '.join(values) or 'none'}", flush=True)
     resume_from = None if checkpoint is None else str(checkpoint)
     trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)
+    check_finite(recipe)
     return finish(run, recipe, training, validation, table)
+
+
+def check_finite(recipe: Recipe) -> None:
+    """Raise TrainingDiverged if weights or running statistics are not finite: nothing can be scored then."""
+    statistics = [(n, b) for n, b in recipe.named_buffers() if n.endswith((".running_mean", ".running_var"))]
+    for name, value in (*recipe.named_parameters(), *statistics):
+        if not bool(value.isfinite().all()):
+            raise TrainingDiverged(f"{name} became NaN or infinite: try a smaller learning_rate")
 
 
 def default_folder(method: str, data: DataOptions, fit: FitOptions) -> str:

@@ -1,10 +1,12 @@
 """Checkpoints under the names of others: released DMUE, face-recognition trainers, ferkit's own."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
 
-from ferkit.blocks import BranchedBackbone, RoutedBackbone, load_pretrained
+from ferkit.blocks import BranchedBackbone, RoutedBackbone, load_pretrained, split_model
 
 CLASSES = 3
 
@@ -150,6 +152,22 @@ def test_a_child_named_like_a_prefix_keeps_its_name():
     assert made.trunk.model.weight.eq(1).all() and all(
         stage.bias.eq(1).all() for stage in (made.target, *made.branches)
     )
+
+
+def test_a_child_named_like_a_copy_is_itself():
+    """A network with block, block_1 and block_2 in its last stage is not a released snapshot of block."""
+    torch.manual_seed(0)
+    source, plain = (
+        nn.Sequential(
+            OrderedDict((name, nn.Conv2d(3, 3, 3, padding=1)) for name in ("stem", "block", "block_1", "block_2"))
+        )
+        for _ in range(2)
+    )
+    made = BranchedBackbone(split_model(plain, "block"), num_classes=2)
+    report = load_pretrained(made, source.state_dict())
+    assert report.layout == "backbone" and not (report.unused or report.mismatched)
+    for stage in (made.target, *made.branches):
+        assert all(torch.equal(value, source.state_dict()[key]) for key, value in stage.state_dict().items())
 
 
 @pytest.mark.parametrize(("backbone", "unused"), [("resnet50_ibn_a_released", 0), ("resnet50_ibn_a", 6 * 7)])

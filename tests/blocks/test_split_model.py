@@ -168,6 +168,10 @@ def test_what_cannot_be_cut(make, arguments, message):
 def test_bad_model():
     with pytest.raises(TypeError, match=r"model: expected a torch\.nn\.Module, got str"):
         split_model("resnet18", "layer4")
+    with pytest.raises(TypeError, match="stage: expected a name, got int"):
+        split_model(Net(), 3)
+    with pytest.raises(TypeError, match=r"backbone: expected a name or BackboneParts \(split_model\), got Net"):
+        BranchedBackbone(Net(), num_classes=3)
 
 
 @pytest.mark.parametrize(

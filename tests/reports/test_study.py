@@ -61,6 +61,8 @@ def test_table_marks_against_the_baseline_seed_by_seed():
     }
     del rows["none"]
     assert "seeds" not in study_table(rows, rows["ce"], ["accuracy"]), "all have the same"
+    other = study_table({"ce": runs(0.5, 0.7), "later": runs(0.5, 0.7, first=1)}, rows["ce"], ["accuracy"])
+    assert "| 0, 1 " in other and "| 1, 2 " in other, "as many, but not the same"
     with pytest.raises(ValueError, match="figures: expected one of 'accuracy'"):
         study_table(rows, rows["ce"], ["colour"])
 
@@ -155,8 +157,11 @@ def test_anchors_say_how_steady_they_are(tmp_path, figures, texts):
     plot_anchors(images, ["one", "two"], sure, rank, 72, tmp_path / "a.png")
     shown = texts()
     assert {"one", "two", "median 0.30, 80 % in 0.22 to 0.38", "median 72, 80 % in 72 to 72"} <= set(shown)
-    assert "Each face in 11 batches of 72 of the run's sampler." in shown
+    assert "Each face in 11 batches of 72 that hold every class." in shown
     heights = [sum(patch.get_height() for patch in axes.patches) for axes in figures[-1].axes if axes.patches]
     assert heights == pytest.approx([1, 1, 1, 1])
+    plot_anchors(images[:1], ["one"], torch.full((1, 50), 0.5), torch.arange(1, 51)[None], 50, tmp_path / "c.png")
+    ranks = [patch.get_height() for patch in figures[-1].axes[2].patches]
+    assert ranks == pytest.approx([1 / 25] * 25), "every rank once: bars of equal height"
     with pytest.raises(ValueError, match=r"confidence: expected values in \[0, 1\]"):
         plot_anchors(images, ["one", "two"], sure * 2, rank, 72, tmp_path / "b.png")

@@ -11,7 +11,7 @@ import torch
 from ferkit.data import SyntheticFaces, flip_labels
 from ferkit.recipes import DMUE
 from ferkit.samplers import ClassCoverageBatchSampler
-from ferkit.tasks import DataOptions, FitOptions, train
+from ferkit.tasks import DataOptions, FitOptions, _study_figures, train
 from ferkit.tasks._anchors import chosen_anchors, follow_anchors
 from ferkit.tasks._mined_course import MinedCourse, chosen_faces
 from ferkit.tasks._study_figures import draw_course, draw_mined
@@ -69,6 +69,16 @@ def test_course_is_a_record_that_changes_nothing(tmp_path, monkeypatch):
         assert [float(row[n]) for n in names] == pytest.approx([float(final[n]) for n in names], abs=2e-4)
 
 
+@pytest.mark.parametrize(("epochs", "looks"), [(1, 1), (13, 13), (20, 20), (34, 20), (39, 20), (100, 20)])
+def test_it_looks_twenty_times_at_most_and_at_the_end(epochs, looks, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(MinedCourse, "_look", lambda self, trainer, recipe, done: seen.append(done))
+    for epoch in range(epochs):
+        trainer = SimpleNamespace(current_epoch=epoch, max_epochs=epochs)
+        MinedCourse(tmp_path / "course.csv").on_train_epoch_end(trainer, None)
+    assert len(seen) == looks and seen[-1] == epochs
+
+
 def test_an_anchor_takes_the_place_of_its_like():
     faces = SyntheticFaces(40, size=24, seed=0)
     with torch.random.fork_rng(devices=[]):
@@ -113,3 +123,26 @@ def test_figures_without_votes_or_truth(tmp_path):
     draw_course(tmp_path, Faces(faces), tmp_path / "course.png")
     draw_mined({"mined": tmp_path}, Faces(faces), tmp_path / "mined.png")
     assert (tmp_path / "course.png").stat().st_size > 1000 and not (tmp_path / "mined.png").exists()
+
+
+def test_faces_without_votes_elsewhere_are_not_held_against_them(tmp_path, monkeypatch):
+    """Four faces, of which one has votes outside its given class; with none there is no picture."""
+    drawn = {}
+
+    def plot(mined, votes, *_, **__):
+        drawn.update(mined, v=votes)
+
+    monkeypatch.setattr(_study_figures, "plot_distributions", plot)
+    rows = ["index,label,suggested,confidence,mined_a,mined_b", *(f"{i},a,a,0.5,0.0,1.0" for i in range(4))]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+
+    class Faces(list):
+        classes, labels, true_labels = ("a", "b"), torch.zeros(4, dtype=torch.int64), torch.tensor([0, 0, 1, 1])
+        distributions = torch.tensor([[1.0, 0], [1, 0], [0.5, 0.5], [1, 0]])
+
+    faces = Faces({"image": torch.zeros(3, 8, 8, dtype=torch.uint8)} for _ in range(4))
+    assert draw_mined({"mined": tmp_path}, faces, tmp_path / "mined.png")
+    assert drawn["v"].tolist() == drawn["mined"].tolist() == [[0.0, 1.0]]
+    drawn.clear()
+    faces.distributions = torch.tensor([[1.0, 0]] * 4)
+    assert not draw_mined({"mined": tmp_path}, faces, tmp_path / "mined.png") and not drawn

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +17,10 @@ import torch
 import yaml
 
 from ferkit.cli import main
-from ferkit.recipes import DMUE
-from ferkit.tasks import DataOptions, FitOptions, StudyOptions, study, study_runs
+from ferkit.recipes import DMUE, TrainingDiverged
+from ferkit.tasks import DataOptions, FitOptions, StudyOptions, study, study_runs, train
 from ferkit.tasks._label_figures import label_figures
+from ferkit.tasks.run import Run
 from ferkit.tasks.study_plan import ABLATION, merged, plan
 
 DATA = "--data synthetic --train-images 30 --validation-images 10 --size 24 --noise 0.3"
@@ -60,6 +63,14 @@ def test_sweeps_share_the_value_that_the_study_has():
     assert variants["omega"][0.1].options == (("omega", 0.1),) and variants["omega"][0.1].name == "dmue-omega0.1"
     names = [v.name for rows in variants.values() for v in set(rows.values())]
     assert len(set(names)) == len({v for rows in variants.values() for v in rows.values()})
+
+
+def test_values_that_differ_little_are_runs_of_their_own():
+    odd = base(beta=1 / 3, gamma=0.0012345678)
+    asked = StudyOptions(["beta", "gamma", "omega"], [0], omegas=[0.1234567, 0.1234568]).asked(odd)
+    variants = plan(asked, odd, 0.3)
+    assert variants["beta"][1 / 3] == variants["gamma"][0.0012345678] == variants["base"]["dmue"], "the study's own"
+    assert [v.name for v in variants["omega"].values()] == ["dmue-omega0.1234567", "dmue-omega0.1234568"]
 
 
 def test_asking_again_adds():
@@ -164,6 +175,67 @@ def test_label_figures_are_counts(tmp_path):
     assert found == pytest.approx(expected, abs=1e-5)
     dataset.true_labels = dataset.distributions = None
     assert label_figures(tmp_path / "labels.csv", dataset) == {}
+
+
+def stub(variants_that_diverge=()):
+    """In place of training: a checkpoint, and figures."""
+
+    def train(method, data, fit, options, callbacks):
+        run = Run(Path(fit.out))
+        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        run.checkpoint.touch()
+        if run.folder.name in variants_that_diverge:
+            raise TrainingDiverged("model.trunk.bn1.weight became NaN or infinite")
+        return {"accuracy": 0.5 + fit.seed / 10 + (method == "dmue") / 100}
+
+    return train
+
+
+def test_a_run_is_finished_before_its_checkpoint_goes(tmp_path, monkeypatch):
+    def breaks(*_):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(study_runs, "train", stub())
+    monkeypatch.setattr(study_runs, "label_figures", lambda *_: {})
+    data, fit = DataOptions(train_images=30, validation_images=10, size=24), FitOptions(batch_size=14)
+    fit.out, varied = str(tmp_path / "study"), StudyOptions(["mining"], [0], keep_checkpoints=False)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        patch.setattr(study_runs, "write_json", breaks)
+        study(data, fit, varied)
+    checkpoints = tmp_path / "study" / "runs"
+    assert [path.parts[-3] for path in checkpoints.rglob("*.ckpt")] == ["ce-seed0"]
+    study(data, fit, varied)
+    assert [path.parts[-3] for path in checkpoints.rglob("*.ckpt")] == ["dmue-seed0"]
+
+
+def test_a_run_that_diverges_has_no_figures_and_ends_no_study(tmp_path, monkeypatch, capsys):
+    calls, trained = [], stub(["dmue-all-class-seed1"])
+
+    def train(*words, **more):
+        calls.append(words)
+        return trained(*words, **more)
+
+    monkeypatch.setattr(study_runs, "train", train)
+    monkeypatch.setattr(study_runs, "label_figures", lambda *_: {})
+    data, fit = DataOptions(train_images=30, validation_images=10, size=24), FitOptions(batch_size=14)
+    fit.out = str(tmp_path / "study")
+    for _ in range(2):
+        figures = study(data, fit, StudyOptions(["mining"], [0, 1]))
+        assert len(calls) == 6, "nor is it made again"
+        assert figures["dmue-all-class"][0]["accuracy"] == 0.51
+        assert math.isnan(figures["dmue-all-class"][1]["accuracy"])
+    assert "dmue-all-class, seed 1 diverged: model.trunk.bn1.weight became NaN" in capsys.readouterr().out
+    lines = (tmp_path / "study" / "tables" / "mining.md").read_text().splitlines()
+    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+    assert cells["variant"] == ["accuracy ↑"] and cells["mined leave one out"] == ["0.560 ± 0.071 ▲"]
+    assert cells["mined all class"] == ["– (1 of 2 undefined)"]
+
+
+def test_weights_that_are_not_finite_are_told(tmp_path):
+    data = DataOptions(train_images=14, validation_images=7, size=24)
+    fit = FitOptions(epochs=2, batch_size=14, out=str(tmp_path / "run"), accelerator="cpu", progress=False)
+    with pytest.raises(TrainingDiverged, match="became NaN or infinite: try a smaller learning_rate"):
+        train("ce", data, fit, {"learning_rate": 1e30})
 
 
 WORDS = f"study dmue --seeds 0 --parts omega --omegas 5 {DATA} {FIT}"

@@ -30,7 +30,7 @@ def split_model(model: nn.Module, stage: str, head: str | None = None, image_siz
         image_size: side of the images of the check, at which the last map must have more than one pixel.
 
     Raises:
-        TypeError: unless ``model`` is a module.
+        TypeError: unless ``model`` is a module and ``stage`` a name.
         ValueError: if ``stage`` or ``head`` names no child, nothing stands before ``stage``, the model does not run,
             the parts do not give its result, or the stage writes into the map that the branches share.
 
@@ -43,6 +43,8 @@ def split_model(model: nn.Module, stage: str, head: str | None = None, image_siz
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(stage, str):
+        raise TypeError(f"stage: expected a name, got {type(stage).__name__}")
     check_number(image_size, "image_size", 1, integer=True)
     before, after = _cut(model, stage, stage.split("."))
     if not before:

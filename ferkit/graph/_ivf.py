@@ -13,7 +13,7 @@ from torch import Tensor
 from ferkit.graph import _cells, _exact, _rerank
 from ferkit.graph._blocks import GPU_LARGEST, Engine, need_faiss
 from ferkit.graph._rows import Rows
-from ferkit.graph._scan import CellScan
+from ferkit.graph._scan import FIRST_ROWS, CellScan
 from ferkit.graph._threads import Crew, tracked
 
 __all__ = ["SAMPLE", "TOLERANCE", "Found", "nearest"]
@@ -92,7 +92,7 @@ def nearest(
         scan = CellScan(_cells.project(rows, crew, seed, kth), count, crew, seed)
         by_cell = np.argsort(scan.cells[sample], kind="stable")
         sample, true_ids, true = sample[by_cell], true_ids[by_cell], true[by_cell]
-        file = _searcher(scan, device, max_bytes, max(most, FACTORS[-1] * (k + 1)))
+        file = _searcher(scan, device, max_bytes, max(most, _widths(scan, k)[-1]))
         plan = _plan(rows, scan, file, _Sample(sample, true_ids, true), target, most, max_bytes)
         if plan.lost <= (1 - target) / 2 or scan.kept is None:
             break  # else what was projected away is what tells neighbours apart
@@ -125,11 +125,12 @@ def _plan(
     own, cells, k = scan.of(sample.rows), scan.cells[sample.rows], sample.ids.shape[1]
     whole, reached, lost = len(sample.rows) == rows.count, 0.0, 0.0
     ranks = np.where(sample.ids < 0, -1, _ranks(scan, own, scan.cells[np.maximum(sample.ids, 0)]))
-    nprobe, spares = _fewest(ranks, target, most, whole), FACTORS[0] * (k + 1)
+    widths = _widths(scan, k)
+    nprobe, spares = _fewest(ranks, target, most, whole), widths[0]
     while nprobe < most:
-        found = _in_parts(file, own, cells, FACTORS[-1] * (k + 1), nprobe, scan.crew)
+        found = _in_parts(file, own, cells, widths[-1], nprobe, scan.crew)
         far = _rerank.direct(rows, sample.rows, found, scan.crew, max_bytes)
-        for spares in [factor * (k + 1) for factor in FACTORS if factor * (k + 1) >= spares]:
+        for spares in widths:
             shares = _right(_rerank.first(found[:, :spares], far[:, :spares], k)[1], sample.near)
             reached = float(shares.mean())
             lost = max(0.0, float((ranks < nprobe).mean()) - reached)
@@ -139,6 +140,13 @@ def _plan(
             break
         nprobe += 4 * (nprobe // 32 + 1)
     return _Plan(min(nprobe, most), spares, reached, lost)
+
+
+def _widths(scan: CellScan, k: int) -> list[int]:
+    """Numbers of candidates to choose from: more than the first only help where columns are projected away."""
+    first, *more = (factor * (k + 1) for factor in FACTORS)
+    # beyond FIRST_ROWS a row has no bound, and all that it visits would be held at once
+    return [first, *(width for width in more if scan.kept is not None and width <= FIRST_ROWS)]
 
 
 def _usual(rows: Rows, true: np.ndarray) -> float:

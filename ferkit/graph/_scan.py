@@ -14,7 +14,7 @@ from torch import Tensor
 from ferkit.graph import _cells
 from ferkit.graph._threads import Crew
 
-__all__ = ["CellScan"]
+__all__ = ["FIRST_ROWS", "CellScan"]
 
 Hits = tuple[np.ndarray, np.ndarray, np.ndarray]  # of queries with places in order: both numbers, and the distance
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ferkit.checks import check_choice
-from ferkit.reports.tables import MISSING, comparison_table
+from ferkit.reports.tables import MISSING, comparison_table, spread
 
 __all__ = ["FIGURES", "Figure", "ahead", "effects", "effects_table", "paired", "study_csv", "study_table"]
 
@@ -96,7 +96,7 @@ def study_table(
         for figure in shown:
             values = [run[figure] for run in runs.values() if figure in run]
             mark = ahead(paired(runs, baseline, figure), figure) if all(map(math.isfinite, values)) else ""
-            line[figure] = f"{_spread(values)} {mark}".strip()
+            line[figure] = f"{spread(values)} {mark}".strip()
         lines.append(line)
     headings = {"variant": "variant", **{key: key for key in texts}}
     return comparison_table(lines, headings | {figure: FIGURES[figure].heading for figure in shown})
@@ -131,7 +131,7 @@ def effects_table(pairs: Mapping[str, Sequence[tuple[BySeed, BySeed]]], figures:
                 continue
             better = 1 if FIGURES[figure].higher_is_better else -1
             won = sum(better * paired(*pair, figure)[seed] > 0 for pair in both for seed in means)
-            text = f"{_spread(list(means.values()), sign='+')} ({won} of {len(both) * len(means)})"
+            text = f"{spread(list(means.values()), sign='+')} ({won} of {len(both) * len(means)})"
             line[figure] = f"{text} {ahead(means, figure)}".strip()
         lines.append(line)
     return comparison_table(lines, {"part": "part"} | {figure: FIGURES[figure].heading for figure in figures})
@@ -148,13 +148,3 @@ def study_csv(rows: Mapping[str, BySeed]) -> str:
             cells = (run.get(figure, math.nan) for figure in found)
             table.writerow([name, seed, *(f"{value:.6g}" if math.isfinite(value) else "" for value in cells)])
     return text.getvalue()
-
-
-def _spread(values: Sequence[float], sign: str = "") -> str:
-    if not values:
-        return MISSING
-    failed = sum(not math.isfinite(value) for value in values)
-    if failed:
-        return f"{MISSING} ({failed} of {len(values)} undefined)"
-    mean = f"{statistics.fmean(values):{sign}.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ferkit.checks import check_choice, check_number
 
-__all__ = ["comparison_table"]
+__all__ = ["comparison_table", "spread"]
 
 MISSING = "–"
 
@@ -68,13 +68,22 @@ def _cell(value: Any, key: str, digits: int) -> str:
         return f"{value:.{digits}f}" if math.isfinite(value) else MISSING
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, (int, float)) for v in value):
         raise TypeError(f"rows: expected a text, a number or a list of numbers under {key!r}, got {value!r}")
-    if not value:
+    return spread(value, digits)
+
+
+def spread(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
+    """Mean ± standard deviation; the mean alone of one value; how many are undefined where any is.
+
+    >>> spread([0.5, 0.7]), spread([0.25], digits=2, sign="+"), spread([])
+    ('0.600 ± 0.141', '+0.25', '–')
+    """
+    if not values:
         return MISSING
-    failed = sum(not math.isfinite(v) for v in value)
+    failed = sum(not math.isfinite(value) for value in values)
     if failed:
-        return f"{MISSING} ({failed} of {len(value)} undefined)"
-    mean = f"{statistics.fmean(value):.{digits}f}"
-    return mean if len(value) == 1 else f"{mean} ± {statistics.stdev(value):.{digits}f}"
+        return f"{MISSING} ({failed} of {len(values)} undefined)"
+    mean = f"{statistics.fmean(values):{sign}.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _layout(lines: list[list[str]], right: list[bool], style: str) -> str:

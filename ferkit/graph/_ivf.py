@@ -126,7 +126,7 @@ def _plan(
     whole, reached, lost = len(sample.rows) == rows.count, 0.0, 0.0
     ranks = np.where(sample.ids < 0, -1, _ranks(scan, own, scan.cells[np.maximum(sample.ids, 0)]))
     widths = _widths(scan, k)
-    nprobe, spares = _fewest(ranks, target, most, whole), widths[0]
+    nprobe, spares = _fewest(ranks, target, most, whole, 4), widths[0]
     while nprobe < most:
         found = _in_parts(file, own, cells, widths[-1], nprobe, scan.crew)
         far = _rerank.direct(rows, sample.rows, found, scan.crew, max_bytes)
@@ -138,7 +138,8 @@ def _plan(
                 break
         if _surely(shares, whole) >= target:
             break
-        nprobe += 4 * (nprobe // 32 + 1)
+        gone = (ranks < nprobe) & (sample.ids >= 0) & ~_among(sample.ids, found[:, :spares])
+        nprobe = _fewest(np.where(gone, most, ranks), target, most, whole, nprobe + 4)
     return _Plan(min(nprobe, most), spares, reached, lost)
 
 
@@ -213,9 +214,14 @@ def _ranks(scan: CellScan, points: Tensor, cells: np.ndarray) -> np.ndarray:
     return found
 
 
-def _fewest(ranks: np.ndarray, target: float, most: int, whole: bool) -> int:
-    """The fewest cells, a multiple of 4, that hold enough of the true neighbours; what they cost is not visited."""
-    for nprobe in range(4, most, 4):
+def _among(ids: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """bool (S, k): which of a row's ``ids`` (S, k) are among its ``candidates`` (S, C)."""
+    return np.stack([(candidates == column[:, None]).any(1) for column in ids.T], 1)
+
+
+def _fewest(ranks: np.ndarray, target: float, most: int, whole: bool, least: int) -> int:
+    """The fewest cells, by fours from ``least``, that hold enough true neighbours; what they cost is not visited."""
+    for nprobe in range(least, most, 4):
         if _surely((ranks < nprobe).mean(1), whole) >= target:
             return nprobe
     return most

@@ -81,9 +81,9 @@ class CellScan:
                 part = torch.index_select(rows, 0, torch.from_numpy(some), out=room[: len(some)])
                 for left in range(low, high, WIDE):
                     base = self.table[left : min(high, left + WIDE)]
-                    values = torch.mm(part, base.T, out=self.crew.room(len(part), len(base))).numpy()
+                    values = torch.mm(base, part.T, out=self.crew.room(len(base), len(part))).numpy()
                     row, column, value = _flagged(values, flags)
-                    hits.append((some[row], column + left, value))
+                    hits.append((some[column], row + left, value))
         found = _best(hits, len(points), count)
         return np.where(found < 0, -1, self.order[found])
 
@@ -117,8 +117,8 @@ def _flagged(values: np.ndarray, flags: np.ndarray) -> Hits:
     """(row, column, value) wherever ``values`` is 0 or less; ``flags`` is written over."""
     flat = values.reshape(-1)
     at = np.flatnonzero(np.less_equal(flat, np.float32(0), out=flags[: flat.size]))
-    row, column = np.divmod(at, values.shape[1])
-    return row, column, flat[at]
+    row = at // values.shape[1]
+    return row, at - row * values.shape[1], flat[at]
 
 
 def _best(hits: list[Hits], total: int, count: int) -> np.ndarray:
@@ -127,11 +127,28 @@ def _best(hits: list[Hits], total: int, count: int) -> np.ndarray:
     if not hits:
         return found
     query, place, value = (np.concatenate(part) for part in zip(*hits))
-    bits = value.view(np.uint32)
-    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # integers in the order of the floats
-    order = np.argsort(query.astype(np.uint64) << np.uint64(32) | ordered, kind="stable")
+    order = _by_query(query, value, total)
     query, place = query[order], place[order]
     rank = np.arange(len(query)) - np.searchsorted(query, np.arange(total))[query]
     kept = rank < count
     found[query[kept], rank[kept]] = place[kept]
     return found
+
+
+def _by_query(query: np.ndarray, value: np.ndarray, total: int) -> np.ndarray:
+    """The order by query, then by value (to as many bits as there is room for), then as they came.
+
+    All three in one integer: sorting whole numbers is five times as fast as sorting an order by a key.
+
+    >>> _by_query(np.array([1, 0, 1]), np.array([2.0, 9.0, -3.0], np.float32), 2)
+    array([1, 2, 0])
+    """
+    bits = value.view(np.uint32)
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # integers in the order of the floats
+    last = max(1, (len(query) - 1).bit_length())
+    dropped = max(0, (total - 1).bit_length() + 32 + last - 64)
+    key = (query.astype(np.uint64) << np.uint64(32) | ordered) >> np.uint64(dropped) << np.uint64(last)
+    key |= np.arange(len(query), dtype=np.uint64)
+    key.sort()
+    order: np.ndarray = (key & np.uint64((1 << last) - 1)).astype(np.int64)
+    return order

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit.graph import _blocks, _cells, _exact, knn_graph
+from ferkit.graph import _blocks, _cells, _exact, _ivf, _scan, knn_graph
 
 
 @contextlib.contextmanager
@@ -168,3 +168,21 @@ def test_cells_do_not_depend_on_threads_and_seeds_change_them():
             found.append(_cells.centroids(points, 32, some, seed))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("queries, hits", [(1, 1), (7, 5000), (8192, 20_000)])
+def test_hits_in_order_of_query_then_value_then_coming(queries, hits):
+    generator = np.random.default_rng(0)
+    query = generator.integers(0, queries, hits)
+    value = generator.integers(-40, 40, hits).astype(np.float32) / 8  # many ties, both signs
+    assert (_scan._by_query(query, value, queries) == np.lexsort((np.arange(hits), value, query))).all()
+
+
+def test_cells_are_raised_by_what_the_lost_neighbours_ask_for():
+    ranks = np.array([[0, 1, 2, 40]] * 90 + [[0, 1, 2, 3]] * 10)
+    assert _ivf._fewest(ranks, 0.77, 256, True, 4) == 4  # (90 * 3 + 10 * 4) / 400 = 0.775
+    assert _ivf._fewest(ranks, 0.78, 256, True, 4) == 44
+    gone = ~_ivf._among(np.array([[5, 6, 7, 8]]), np.array([[9, 7, 5, 6]])) & (ranks < 4)
+    assert gone.sum(0).tolist() == [0, 0, 0, 10]
+    assert _ivf._fewest(np.where(gone, 256, ranks), 0.77, 256, True, 8) == 44  # 0.75 at 4, as found
+    assert _ivf._fewest(np.where(gone, 256, ranks), 0.98, 256, True, 8) == 256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -228,3 +229,7 @@ def test_a_run_is_scored_on_what_it_held_out(tmp_path):
     scored = {row["image"] for row in csv.DictReader(table.open())}
     assert scored == held and not scored & taken
     assert evaluate(str(out), replace(options, validation_share=0.25))["images"] != figures["images"]
+    (tmp_path / "link").symlink_to(tmp_path / "faces")
+    for root in (f"{options.root}/", os.path.relpath(options.root), str(tmp_path / "link")):
+        evaluate(str(out), replace(options, root=root), save=str(table))
+        assert {row["image"] for row in csv.DictReader(table.open())} == held, root

@@ -130,6 +130,8 @@ class DataOptions:
         check_choice(self.data, "data", KINDS)
         if self.data != "synthetic" and self.root is None:
             raise ValueError(f"root: expected the folder or file of data {self.data!r}, got none")
+        if self.data == "synthetic" and self.root is not None:
+            raise ValueError(f"data: expected the kind of images in root {self.root!r}, got 'synthetic'")
         check_number(self.size, "size", 8, integer=True)
         check_number(self.noise, "noise", 0, 1)
         check_number(self.validation_share, "validation_share", 0, 1)
@@ -138,6 +140,9 @@ class DataOptions:
                 check_number(getattr(self, name), name, 1, integer=True)
         if self.data == "diffusionfer" and self.labels is not None:
             check_choice(self.labels, "labels", ("sheet", "folder"))
+        for name, kind in (("source_noise", "cifar10"), ("exclude_duplicates", "ferplus")):
+            if getattr(self, name) and self.data != kind:
+                raise ValueError(f"{name}: expected data {kind!r} beside it, got {self.data!r}")
         check_lists(self)
         check_images(self)
         for rate in self.source_noise or ():

@@ -139,7 +139,13 @@ def test_folder_of_faces(folder, tmp_path):
     assert ferkit("train ce --data folder --root", folder, FOLDER, "--out", out) == 0
     rows = list(csv.DictReader((out / "labels.csv").open()))
     assert len(rows) == 4 and {row["image"].split("/")[0] for row in rows} == {"Happiness", "Sad"}
-    assert json.loads((out / "metrics.json").read_text())["images"] == 4
+    own = json.loads((out / "metrics.json").read_text())
+    assert own["images"] == 4
+    assert ferkit("evaluate", out) == 0, "of the run's own data"
+    assert json.loads((out / "evaluate-folder-validation.json").read_text()) == own
+    (tmp_path / "others").symlink_to(folder)
+    assert ferkit("evaluate", out, "--split train --validation-share 0 --root", tmp_path / "others") == 0
+    assert json.loads((out / "evaluate-folder-train.json").read_text())["images"] == 8
 
 
 def test_unreadable_image(folder, tmp_path, capsys):
@@ -155,6 +161,11 @@ def test_unreadable_image(folder, tmp_path, capsys):
     ("words", "message"),
     [
         ("train ce --data ferplus", "root: expected the folder"),
+        ("train ce --root faces", "data: expected the kind of images in root 'faces', got 'synthetic'"),
+        ("train ce --data folder --root faces --labels votes", "labels: expected none for data 'folder', got 'votes'"),
+        (f"train ce {SMALL} --labels votes", "labels: expected none for data 'synthetic', got 'votes'"),
+        (f"train vgg {SMALL} --source-noise [0.2]", "source_noise: expected data 'cifar10' beside it"),
+        (f"train ce {SMALL} --exclude-duplicates true", "exclude_duplicates: expected data 'ferplus' beside it"),
         ("train ce --data folder --root nowhere", "root: expected a folder, got 'nowhere'"),
         (f"train dmue {SMALL} --batch-size 8", "batch_size"),
         (f"train dmue {SMALL} --backbone vgg", "backbone: expected one of"),

@@ -175,7 +175,7 @@ def test_without_folds_nothing_changes(tmp_path):
         ({"folds": 5}, "fold: expected one of 0..4 beside folds 5, got none"),
         ({"folds": 5, "fold": 5}, r"fold: expected a value in \[0, 4\], got 5"),
         ({"folds": 1, "fold": 0}, "folds: expected a value in"),
-        ({"data": "synthetic", "folds": 5, "fold": 0}, "folds: expected data other than 'synthetic'"),
+        ({"data": "synthetic", "root": None, "folds": 5, "fold": 0}, "folds: expected data other than 'synthetic'"),
         ({"data": "diffusionfer", "labels": "votes"}, "labels: expected one of 'sheet', 'folder', got 'votes'"),
     ],
 )

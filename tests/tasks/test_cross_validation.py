@@ -168,6 +168,28 @@ def test_without_folds_nothing_changes(tmp_path):
     assert len(training) == 22 - len(validation) and not set(training.image) & set(validation.image)
 
 
+def rows_of(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for image, *_ in rows:
+        picture(path.parent / image, 0)
+    path.write_text("\n".join(["image,split,label", *(",".join(row) for row in rows)]))
+    return DataOptions("manifest", str(path), validation_share=0.5, size=16)
+
+
+def test_the_rows_of_an_image_are_held_out_together(tmp_path):
+    rows = [(f"{number % 10}.png", "train", "happy" if number < 13 else "sad") for number in range(20)]
+    options = rows_of(tmp_path / "faces.csv", rows)
+    training, validation = (build_dataset(options, split).manifest.image for split in ("train", "validation"))
+    assert len(training) == len(validation) == 10 and not set(training) & set(validation)
+
+
+def test_an_image_in_several_splits_is_told(tmp_path):
+    rows = [(f"{number}.png", "train", "happy") for number in range(3)]
+    options = rows_of(tmp_path / "faces.csv", [*rows, ("1.png", "val", "happy")])
+    with pytest.warns(UserWarning, match=r"faces\.csv: 1 images are in several splits, as 1\.png in train, valid"):
+        build_dataset(options, "validation")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

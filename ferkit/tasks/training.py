@@ -108,6 +108,7 @@ def train(
         if not several and getattr(data, name) is not None:
             raise ValueError(f"{name}: expected none with method {method!r}, which learns one label set, got some")
     run = Run(Path(fit.out or default_folder(method, data, fit)))
+    run.check_place(fit.resume)  # not after minutes of decoding
     training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
     validation = build_dataset(data, "validation", seed=fit.seed, classes=training.classes, progress=fit.progress)
     given = dict(options or {})

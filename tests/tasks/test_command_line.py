@@ -129,6 +129,33 @@ def test_resume_continues_the_same_run(run, tmp_path, monkeypatch):
     assert (cut / "metrics.json").read_text() == (run / "metrics.json").read_text()
 
 
+def test_places_for_no_run_are_told_before_images_are_read(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labels.csv").write_text("mine")
+    monkeypatch.setattr("ferkit.tasks.training.build_dataset", None)
+    places = {
+        run: "already holds a run: choose another folder, or add --resume true",
+        tmp_path / "file": "out: expected a folder that can be written, got",
+        tmp_path / "file" / "run": "out: expected a folder that can be written, got",
+        tmp_path / "mine": "out: expected a folder without labels.csv, which a run writes, got",
+    }
+    for out, message in places.items():
+        assert ferkit("train dmue", SMALL, "--out", out) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "mine" / "labels.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["][", "method: dmue", "method: dmue\nclasses: [a", "\xff"])
+def test_damaged_configuration_is_one_line(run, tmp_path, capsys, text):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "config.yaml").write_bytes(text.encode("latin-1"))
+    for words in (("evaluate", copy), ("train dmue", SMALL, "--resume true --out", copy)):
+        assert ferkit(*words) == 2
+        assert "config.yaml is not a configuration written by ferkit" in capsys.readouterr().err
+
+
 def test_resume_with_other_settings_is_refused(run, capsys):
     assert ferkit("train dmue", SMALL, "--noise 0.2 --epochs 2 --seed 1 --resume true --out", run) == 2
     assert "noise (was 0.3, now 0.2)" in capsys.readouterr().err

@@ -274,6 +274,11 @@ def split_rows(
     else:
         if name in ("train", "valid") and "valid" not in rows.splits:
             rows = _hold_out(rows, options)
+            if name not in rows.splits and {"train", "valid"} & {*rows.splits} and not may_lack:
+                raise ValueError(
+                    f"validation_share: expected one that leaves training and validation images in {root}, got "
+                    f"{options.validation_share}"
+                )
         if name not in rows.splits and not may_lack:
             raise ValueError(f"split: expected one of {', '.join(rows.splits)} in {root}, got {split!r}")
         rows = rows.filter(rows.split == name)

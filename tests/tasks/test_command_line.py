@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -175,6 +176,28 @@ def test_folder_of_faces(folder, tmp_path):
     assert json.loads((out / "evaluate-folder-train.json").read_text())["images"] == 8
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--validation-share 0", "validation_share: expected one that leaves training and validation images"),
+        ("--validation-share 1", "validation_share: expected one that leaves training and validation images"),
+        ("--validation-share 0.01", "validation_share: expected one that leaves training and validation images"),
+        ("--classes [sad]", "classes: expected at least 2, got sad"),
+    ],
+)
+def test_folders_that_cannot_be_trained_on(folder, tmp_path, capsys, words, message):
+    if "--classes" in words:
+        shutil.rmtree(folder / "Happiness")
+    out = tmp_path / "out"
+    assert ferkit("train ce --data folder --root", folder, FOLDER, words, "--out", out) == 2
+    assert message in capsys.readouterr().err and not out.exists()
+
+
+def test_small_batches_need_not_hold_every_class(folder, tmp_path):
+    words = ("--sampler shuffle --batch-size 2 --out", tmp_path / "out")
+    assert ferkit("train ce --data folder --root", folder, FOLDER, *words) == 0
+
+
 def test_unreadable_image(folder, tmp_path, capsys):
     (folder / "Sad" / "2.png").write_bytes(b"not an image")
     out = tmp_path / "out"
@@ -201,7 +224,11 @@ def test_unreadable_image(folder, tmp_path, capsys):
         (f"train dmue {SMALL} --epochs 0", "epochs"),
         (f"train dmue {SMALL} --gamma -1", "gamma"),
         (f"train dmue {SMALL} --normalize rows", "normalize: expected one of 'batch', 'subset', got 'rows'"),
-        (f"train ce {SMALL} --sampler shuffle --train-images 3", "expected a sample"),
+        (
+            f"train ce {SMALL} --sampler shuffle --train-images 3",
+            "classes: expected a training image of each, got none of",
+        ),
+        (f"train dmue {SMALL} --train-images 3", "classes: expected a training image of each, got none of"),
         ("evaluate nowhere", "expected a run folder"),
     ],
 )

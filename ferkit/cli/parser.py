@@ -8,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -15,7 +17,7 @@ from ferkit import tasks
 from ferkit.cli.graph import add_graph_parser, run_graph, underscored
 from ferkit.cli.manifest import add_manifest_parser, run_manifest
 from ferkit.cli.study import add_study_parser, listed, run_study
-from ferkit.tasks.run import METHODS, uses_graphs, uses_label_sets
+from ferkit.tasks.run import METHODS, Run, uses_graphs, uses_label_sets
 from ferkit.tasks.training import FROM_DATA
 
 __all__ = ["build_parser", "run"]
@@ -67,9 +69,7 @@ def _run(argv: Sequence[str]) -> None:
         method = options.train.method
         _train(method, options.train[method])
     elif command == "evaluate":
-        chosen = options.evaluate
-        data = tasks.DataOptions(**_take(chosen, DATA))
-        _print(tasks.evaluate(chosen.run, data, chosen.split, chosen.batch_size, chosen.save_predictions))
+        _evaluate(options.evaluate)
     elif command == "graph":
         run_graph(options.graph)
     elif command == "manifest":
@@ -105,8 +105,19 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_argument("--batch_size", type=int, default=256, help="images at once")
     text = "also write every image's predictions into this .csv file: classes, and valence and arousal where predicted"
     parser.add_argument("--save_predictions", type=str, default=None, help=text)
-    parser.add_class_arguments(tasks.DataOptions)
+    parser.add_class_arguments(tasks.DataOptions, skip={"data"})
+    choices = get_args(get_type_hints(tasks.DataOptions)["data"])
+    parser.add_argument("--data", choices=choices, help="images, as in ferkit train; the run's own if not given")
     return parser
+
+
+def _evaluate(options: Namespace) -> None:
+    given = _take(options, DATA)
+    if given["data"] is None:
+        own = Run(Path(options.run)).read_config()
+        given |= {"data": own["data"], "root": given["root"] or own["root"]}
+    data = tasks.DataOptions(**given)
+    _print(tasks.evaluate(options.run, data, options.split, options.batch_size, options.save_predictions))
 
 
 def _train(method: str, options: Namespace) -> None:
@@ -118,7 +129,7 @@ def _train(method: str, options: Namespace) -> None:
     _print(tasks.train(method, data, fit, rest, graphs))
 
 
-def _take(options: Namespace, names: set[str]) -> dict[str, object]:
+def _take(options: Namespace, names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in options.as_dict().items() if name in names}
 
 

@@ -61,6 +61,8 @@ def open_image(path: Path) -> Any:
             if image.mode in ("I", "I;16", "I;16L", "I;16B"):  # 16-bit grey: Pillow would clip instead of scaling
                 values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
                 return pil.Image.fromarray(values.astype(np.uint8))
+            if image.mode == "F":  # from 0 to 1, or to 255: Pillow would clip
+                raise ValueError("expected 8 or 16 bits a pixel, got floating-point numbers")
             return image if image.mode == "L" else image.convert("RGB")
     except Exception as error:  # Pillow's plug-ins raise many kinds: OSError, SyntaxError, struct.error, its bomb error
         raise ImageError(f"image cannot be read: {path}: {type(error).__name__}: {error}") from error

@@ -97,7 +97,7 @@ class Manifest:
             bad = np.argwhere(~(np.isfinite(votes) & (votes >= 0)))
             if len(bad):
                 row, column = bad[0]
-                self._fail(row, f"votes_{self.classes[column]}", "0 or more votes", votes[row, column])
+                self._fail(row, f"votes_{self.classes[column]}", "0 or more votes", float(votes[row, column]))
             self._set("votes", votes)
         if self.landmarks is not None:
             points = np.asarray(self.landmarks, dtype=np.float64)

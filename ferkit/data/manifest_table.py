@@ -38,7 +38,8 @@ class Table:
         self.classes: tuple[str, ...] | None = None
         missing = [name for name in REQUIRED if name not in header]
         if missing:
-            raise ValueError(f"{source}: row 1: expected the columns {', '.join(REQUIRED)}, missing {missing}")
+            got = f"missing {missing}, got {[*header[:8], *(['...'] if len(header) > 8 else [])]}"
+            raise ValueError(f"{source}: row 1: expected the columns {', '.join(REQUIRED)}, {got}")
         doubled = sorted({name for name in header if list(header).count(name) > 1 and is_known(name)})
         if doubled:
             raise ValueError(f"{source}: row 1: expected every column once, got more than one {doubled}")

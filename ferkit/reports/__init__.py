@@ -9,7 +9,7 @@ except (ImportError, ValueError):  # blocked by an import hook, or half-loaded
 if not _found:
     raise ImportError('ferkit.reports needs matplotlib: pip install "ferkit[train]"')
 
-from ferkit.reports._files import replacing, save_figure, write_json, write_text
+from ferkit.reports._files import can_be_made, replacing, save_figure, write_json, write_text
 from ferkit.reports.anchors import plot_anchors
 from ferkit.reports.compared_curves import plot_compared_curves
 from ferkit.reports.confusion import plot_confusion
@@ -24,6 +24,7 @@ from ferkit.reports.study_plots import plot_sweep, plot_variants
 from ferkit.reports.tables import comparison_table
 
 __all__ = [
+    "can_be_made",
     "comparison_table",
     "decoder_sheet",
     "dmue_sheet",

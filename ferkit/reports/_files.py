@@ -14,7 +14,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["replacing", "save_figure", "write_json", "write_text"]
+__all__ = ["can_be_made", "replacing", "save_figure", "write_json", "write_text"]
+
+
+def can_be_made(path: str | os.PathLike[str]) -> bool:
+    """Whether a file can be written here, or a folder made: what is there of the folders above may be written to.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "file").touch()
+    >>> can_be_made(folder / "new" / "a.csv"), can_be_made(folder / "file" / "a.csv")
+    (True, False)
+    """
+    above = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    return above.is_dir() and os.access(above, os.W_OK)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -130,6 +131,8 @@ class DataOptions:
         check_choice(self.data, "data", KINDS)
         if self.data != "synthetic" and self.root is None:
             raise ValueError(f"root: expected the folder or file of data {self.data!r}, got none")
+        if self.data == "synthetic" and self.root is not None:
+            raise ValueError(f"data: expected the kind of images in root {self.root!r}, got 'synthetic'")
         check_number(self.size, "size", 8, integer=True)
         check_number(self.noise, "noise", 0, 1)
         check_number(self.validation_share, "validation_share", 0, 1)
@@ -138,6 +141,9 @@ class DataOptions:
                 check_number(getattr(self, name), name, 1, integer=True)
         if self.data == "diffusionfer" and self.labels is not None:
             check_choice(self.labels, "labels", ("sheet", "folder"))
+        for name, kind in (("source_noise", "cifar10"), ("exclude_duplicates", "ferplus")):
+            if getattr(self, name) and self.data != kind:
+                raise ValueError(f"{name}: expected data {kind!r} beside it, got {self.data!r}")
         check_lists(self)
         check_images(self)
         for rate in self.source_noise or ():
@@ -262,11 +268,17 @@ def split_rows(
         if options.labels is not None:
             everything = rows.with_labels(rows.labels(options.labels))
         rows = replace(everything, label=best_labels(rows, everything))
+        _warn_of_shared(rows)
     if options.folds is not None:
         rows = _fold(rows, options, split)
     else:
         if name in ("train", "valid") and "valid" not in rows.splits:
             rows = _hold_out(rows, options)
+            if name not in rows.splits and {"train", "valid"} & {*rows.splits} and not may_lack:
+                raise ValueError(
+                    f"validation_share: expected one that leaves training and validation images in {root}, got "
+                    f"{options.validation_share}"
+                )
         if name not in rows.splits and not may_lack:
             raise ValueError(f"split: expected one of {', '.join(rows.splits)} in {root}, got {split!r}")
         rows = rows.filter(rows.split == name)
@@ -292,6 +304,19 @@ def _cifar(options: DataOptions) -> Manifest:
     return cifar10(root, noise, exclude_true=not options.noise_includes_true, download=options.download)
 
 
+def _warn_of_shared(rows: Manifest) -> None:
+    """Say of images in several splits: who trains on what is scored sees figures that are too good."""
+    splits: dict[str, set[str]] = {}
+    for image, split in zip(rows.image.tolist(), rows.split.tolist()):
+        splits.setdefault(image, set()).add(split)
+    shared = [image for image, found in splits.items() if len(found) > 1]
+    if shared:
+        places = ", ".join(sorted(splits[shared[0]]))
+        warnings.warn(
+            f"{rows.source}: {len(shared)} images are in several splits, as {shared[0]} in {places}", stacklevel=2
+        )
+
+
 def _fold(rows: Manifest, options: DataOptions, split: str) -> Manifest:
     """The training rows in the chosen fold, or for training those outside it; an image of several rows stays whole."""
     assert options.folds is not None
@@ -308,10 +333,13 @@ def _fold(rows: Manifest, options: DataOptions, split: str) -> Manifest:
 
 
 def _hold_out(rows: Manifest, options: DataOptions) -> Manifest:
-    """Move ``validation_share`` of the training rows of every class to the validation split."""
-    split = rows.split.copy()
-    for label in np.unique(rows.label):
-        group = np.flatnonzero((rows.split == "train") & (rows.label == label))
+    """Move ``validation_share`` of the training images of every class to the validation split, all rows of an image."""
+    split, training = rows.split.copy(), np.flatnonzero(rows.split == "train")
+    images, first, image = np.unique(rows.image[training].astype(str), return_index=True, return_inverse=True)
+    labels, held = rows.label[training[first]], np.zeros(len(images), dtype=np.bool_)
+    for label in np.unique(labels):
+        group = np.sort(first[labels == label])
         order = np.random.default_rng([options.subset_seed, int(label) + 1]).permutation(len(group))
-        split[group[order[: round(options.validation_share * len(group))]]] = "valid"
+        held[image[group[order[: round(options.validation_share * len(group))]]]] = True
+    split[training[held[image]]] = "valid"
     return replace(rows, split=split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def evaluate(
     recipe = load_recipe(folder)
     config = folder.read_config()
     data = replace(data, size=config["size"], synthetic_classes=config["synthetic_classes"])
-    if (data.data, data.root) == (config["data"], config["root"]):
+    if (data.data, _place(data.root)) == (config["data"], _place(config["root"])):
         data = _as_held_out(data, config)
     dataset = build_dataset(data, split, classes=config["classes"])
     if isinstance(recipe, LabelSetRecipe):  # not as for training, whatever the split: the best-known values, if any
@@ -110,6 +111,10 @@ def evaluate(
     if found.probabilities is not None:
         confusion_figure(found.probabilities, dataset, folder.figures / f"confusion-{name}.png")
     return figures
+
+
+def _place(root: str | None) -> str | None:
+    return None if root is None else os.path.realpath(root)  # "faces", "faces/" and a link to it are one folder
 
 
 def _as_held_out(data: DataOptions, config: dict[str, Any]) -> DataOptions:

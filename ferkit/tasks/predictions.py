@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ferkit.data.manifest import canonical_split
 from ferkit.recipes import LabelSetRecipe, Recipe
-from ferkit.reports import write_text
+from ferkit.reports import can_be_made, write_text
 
 __all__ = ["Predictions", "annotate", "check_table_path", "predict", "save_predictions"]
 
@@ -62,8 +62,8 @@ def annotate(recipe: Recipe, dataset: Any, batch_size: int = 256) -> Predictions
 def check_table_path(path: str | os.PathLike[str]) -> Path:
     """``path`` of a table that can be written; ValueError for a folder or another kind of file, before any work."""
     target = Path(path)
-    if target.suffix.lower() != ".csv" or target.is_dir():
-        raise ValueError(f"save_predictions: expected a .csv file, got {str(path)!r}")
+    if target.suffix.lower() != ".csv" or target.is_dir() or not can_be_made(target):
+        raise ValueError(f"save_predictions: expected a .csv file in a folder that can be written, got {str(path)!r}")
     return target
 
 

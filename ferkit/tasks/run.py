@@ -23,7 +23,7 @@ from ferkit.recipes import (
     NoisyFER,
     Recipe,
 )
-from ferkit.reports import write_text
+from ferkit.reports import can_be_made, write_text
 
 __all__ = ["METHODS", "Run", "load_recipe", "uses_graphs", "uses_label_sets"]
 
@@ -37,6 +37,9 @@ METHODS: dict[str, type[Recipe]] = {
     "noisyfer": NoisyFER,
     "vgg": VGG,
 }
+
+
+NEEDED = {"data", "root", "classes", "size", "synthetic_classes"}  # of a configuration, to score its run
 
 
 def uses_graphs(method: str) -> bool:
@@ -92,10 +95,27 @@ class Run:
         """The configuration; ValueError if the folder holds none."""
         if not self.config.is_file():
             raise ValueError(f"run: expected a run folder with config.yaml, got {str(self.folder)!r}")
-        config = yaml.safe_load(self.config.read_text())
-        if not isinstance(config, dict) or config.get("method") not in METHODS:
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            config = None
+        if not isinstance(config, dict) or config.get("method") not in METHODS or not set(config) >= NEEDED:
             raise ValueError(f"run: {self.config} is not a configuration written by ferkit")
         return config
+
+    def check_place(self, resume: bool) -> None:
+        """Raise ValueError where no run can be made, or is already and ``resume`` is off; nothing is written yet."""
+        if self.config.exists() and not resume:
+            raise ValueError(
+                f"out: {str(self.folder)!r} already holds a run: choose another folder, or add --resume true"
+            )
+        others = [path.name for path in (self.labels, self.metrics_csv, self.metrics_json) if path.exists()]
+        if others and not self.config.exists():
+            raise ValueError(
+                f"out: expected a folder without {', '.join(others)}, which a run writes, got {str(self.folder)!r}"
+            )
+        if not can_be_made(self.config):
+            raise ValueError(f"out: expected a folder that can be written, got {str(self.folder)!r}")
 
     def claim(self, config: dict[str, Any], resume: bool) -> Path | None:
         """Take the folder for a new run, or return the checkpoint to continue from.
@@ -103,12 +123,9 @@ class Run:
         Raises:
             ValueError: if it holds a run and ``resume`` is off, or a run of another configuration.
         """
+        self.check_place(resume)
         config = yaml.safe_load(yaml.safe_dump(config, sort_keys=False))  # as it will be read back
         if self.config.exists():
-            if not resume:
-                raise ValueError(
-                    f"out: {str(self.folder)!r} already holds a run: choose another folder, or add --resume true"
-                )
             before = self.read_config()
             changed = [key for key in config if key != "out" and before.get(key) != config[key]]
             if changed:

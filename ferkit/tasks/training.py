@@ -108,7 +108,10 @@ def train(
         if not several and getattr(data, name) is not None:
             raise ValueError(f"{name}: expected none with method {method!r}, which learns one label set, got some")
     run = Run(Path(fit.out or default_folder(method, data, fit)))
+    run.check_place(fit.resume)  # not after minutes of decoding
     training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
+    if len(training.classes) < 2:
+        raise ValueError(f"classes: expected at least 2, got {', '.join(training.classes)}")
     validation = build_dataset(data, "validation", seed=fit.seed, classes=training.classes, progress=fit.progress)
     given = dict(options or {})
     if several:
@@ -184,16 +187,23 @@ def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:
     Where one label set is learned, a class without an image is told now, whatever the sampler. Several sets may differ
     in the classes that they know.
     """
+    if fit.sampler != "shuffle" or not isinstance(dataset, LabelSetDataset):
+        held = set(dataset.labels.tolist())
+        lacking = [name for label, name in enumerate(dataset.classes) if label not in held]
+        if lacking:
+            raise ValueError(
+                f"classes: expected a training image of each, got none of {', '.join(lacking)}; give classes= to leave "
+                "it out"
+            )
     if fit.sampler == "inverse-frequency":
         drawn = InverseFrequencyBatchSampler(
             dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
         )
         return DataLoader(dataset, batch_sampler=drawn, num_workers=fit.workers)
-    if fit.sampler != "shuffle" or not isinstance(dataset, LabelSetDataset):
+    if fit.sampler != "shuffle":
         coverage = ClassCoverageBatchSampler(
             dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)
         )
-    if fit.sampler != "shuffle":
         return DataLoader(dataset, batch_sampler=coverage, num_workers=fit.workers)
     sampler = ShuffleBatchSampler(len(dataset), fit.batch_size, fit.seed)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=fit.workers)
@@ -245,9 +255,15 @@ def make_trainer(run: Run, fit: FitOptions, *callbacks: Callback) -> tuple[light
 
 
 def finish(run: Run, recipe: Recipe, training: Any, validation: Any, table: MetricsTable) -> dict[str, float]:
-    """Final figures, label list and pictures of a trained recipe."""
+    """Final figures, label list and pictures of a trained recipe.
+
+    Raises:
+        TrainingDiverged: if its predictions are not finite.
+    """
     run.figures.mkdir(exist_ok=True)
     found = annotate(recipe, validation)
+    if found.probabilities is not None and not bool(found.probabilities.isfinite().all()):  # of finite weights
+        raise TrainingDiverged("predictions became NaN or infinite: try a smaller learning_rate")
     figures = figures_of(found, validation)
     write_json(run.metrics_json, figures)
     table.write()

@@ -76,6 +76,12 @@ def test_modes_of_images(tmp_path, mode):
     assert np.abs(found.astype(int) - expected).max() <= 2
 
 
+def test_floating_point_images_are_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=r"a\.tif: ValueError: expected 8 or 16 bits a pixel"):
+        decode(tmp_path / "a.tif", 8)
+
+
 def test_images_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter

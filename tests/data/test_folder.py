@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ferkit.data import EMOTIONS, image_folder
+from ferkit.data import EMOTIONS, FaceDataset, image_folder
+from ferkit.data.images import ImageError
 
 NAMES = ("Angry", "Disgust", "Fear", "Happiness", "Neutral", "Sad", "Surprise")
 
@@ -17,11 +18,19 @@ def grow(root, *paths):
 def test_emotions_by_name(tmp_path):
     grow(tmp_path, *(f"{name}/{i}.JPG" for name in NAMES for i in range(2)), "Sad/deep/x.png", "Sad/notes.txt")
     grow(tmp_path, ".git/a.png", "__pycache__/a.png", "readme.png")
+    grow(tmp_path, "Sad/.ipynb_checkpoints/x-checkpoint.png", "Sad/deep/__MACOSX/x.png", "Sad/._0.JPG")
     manifest = image_folder(tmp_path)
     assert manifest.classes == EMOTIONS[:7] and manifest.splits == ("train",) and len(manifest) == 15
     assert {name: EMOTIONS[label] for name, label in zip(manifest.image, manifest.label)}["Angry/1.JPG"] == "anger"
     assert manifest.counts()["sad"] == 3
     assert all(path.exists() for path in manifest.paths())
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_image(tmp_path):
+    grow(tmp_path, *(f"{name}/0.png" for name in NAMES))
+    (tmp_path / "Sad" / "1.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(ImageError, match=r"image is missing: .*Sad/1\.png"):
+        FaceDataset(image_folder(tmp_path))
 
 
 def test_contempt_makes_eight(tmp_path):

@@ -155,6 +155,7 @@ HEAD = "image,split,label"
     [
         ("", r"m.csv: row 1: expected the columns image, split, label, missing \['image'"),
         ("image,label\n", r"missing \['split'\]"),
+        ("image;split;label\n", r"missing \['image', 'split', 'label'\], got \['image;split;label'\]"),
         (f"{HEAD},label\n", r"more than one \['label'\]"),
         (f"{HEAD}\na,train,sad,3\n", "m.csv: row 2: expected 3 cells as in the header, got 4"),
         (f"{HEAD}\na,train,sad\nb,train\n", "row 3: expected 3 cells"),
@@ -164,7 +165,7 @@ HEAD = "image,split,label"
         (f"{HEAD}\na,,sad\n", "row 2, column 'split': expected a name, got ''"),
         (f"{HEAD},valence\na,train,sad,\nb,train,sad,x\n", "row 3, column 'valence': expected a number, got 'x'"),
         (f"{HEAD},valence\na,train,sad,inf\n", "row 2, column 'valence': expected a finite number"),
-        (f"{HEAD},votes_sad\na,train,sad,-1\n", "row 2, column 'votes_sad': expected 0 or more votes"),
+        (f"{HEAD},votes_sad\na,train,sad,-1\n", r"row 2, column 'votes_sad': expected 0 or more votes, got -1\.0$"),
         (f"{HEAD},votes_cat\na,train,sad,1\n", "row 1: expected votes_<class> of .* got 'votes_cat'"),
         (f"{HEAD},votes_sad,votes_sadness\na,train,sad,1,1\n", "'votes_sad' and 'votes_sadness' are one class"),
         (f"{HEAD},lm_x_0,lm_y_1\na,train,sad,1,1\n", "row 1: expected lm_x_<i> and lm_y_<i>"),

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -129,6 +130,33 @@ def test_resume_continues_the_same_run(run, tmp_path, monkeypatch):
     assert (cut / "metrics.json").read_text() == (run / "metrics.json").read_text()
 
 
+def test_places_for_no_run_are_told_before_images_are_read(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labels.csv").write_text("mine")
+    monkeypatch.setattr("ferkit.tasks.training.build_dataset", None)
+    places = {
+        run: "already holds a run: choose another folder, or add --resume true",
+        tmp_path / "file": "out: expected a folder that can be written, got",
+        tmp_path / "file" / "run": "out: expected a folder that can be written, got",
+        tmp_path / "mine": "out: expected a folder without labels.csv, which a run writes, got",
+    }
+    for out, message in places.items():
+        assert ferkit("train dmue", SMALL, "--out", out) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "mine" / "labels.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["][", "method: dmue", "method: dmue\nclasses: [a", "\xff"])
+def test_damaged_configuration_is_one_line(run, tmp_path, capsys, text):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "config.yaml").write_bytes(text.encode("latin-1"))
+    for words in (("evaluate", copy), ("train dmue", SMALL, "--resume true --out", copy)):
+        assert ferkit(*words) == 2
+        assert "config.yaml is not a configuration written by ferkit" in capsys.readouterr().err
+
+
 def test_resume_with_other_settings_is_refused(run, capsys):
     assert ferkit("train dmue", SMALL, "--noise 0.2 --epochs 2 --seed 1 --resume true --out", run) == 2
     assert "noise (was 0.3, now 0.2)" in capsys.readouterr().err
@@ -139,7 +167,35 @@ def test_folder_of_faces(folder, tmp_path):
     assert ferkit("train ce --data folder --root", folder, FOLDER, "--out", out) == 0
     rows = list(csv.DictReader((out / "labels.csv").open()))
     assert len(rows) == 4 and {row["image"].split("/")[0] for row in rows} == {"Happiness", "Sad"}
-    assert json.loads((out / "metrics.json").read_text())["images"] == 4
+    own = json.loads((out / "metrics.json").read_text())
+    assert own["images"] == 4
+    assert ferkit("evaluate", out) == 0, "of the run's own data"
+    assert json.loads((out / "evaluate-folder-validation.json").read_text()) == own
+    (tmp_path / "others").symlink_to(folder)
+    assert ferkit("evaluate", out, "--split train --validation-share 0 --root", tmp_path / "others") == 0
+    assert json.loads((out / "evaluate-folder-train.json").read_text())["images"] == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--validation-share 0", "validation_share: expected one that leaves training and validation images"),
+        ("--validation-share 1", "validation_share: expected one that leaves training and validation images"),
+        ("--validation-share 0.01", "validation_share: expected one that leaves training and validation images"),
+        ("--classes [sad]", "classes: expected at least 2, got sad"),
+    ],
+)
+def test_folders_that_cannot_be_trained_on(folder, tmp_path, capsys, words, message):
+    if "--classes" in words:
+        shutil.rmtree(folder / "Happiness")
+    out = tmp_path / "out"
+    assert ferkit("train ce --data folder --root", folder, FOLDER, words, "--out", out) == 2
+    assert message in capsys.readouterr().err and not out.exists()
+
+
+def test_small_batches_need_not_hold_every_class(folder, tmp_path):
+    words = ("--sampler shuffle --batch-size 2 --out", tmp_path / "out")
+    assert ferkit("train ce --data folder --root", folder, FOLDER, *words) == 0
 
 
 def test_unreadable_image(folder, tmp_path, capsys):
@@ -155,6 +211,11 @@ def test_unreadable_image(folder, tmp_path, capsys):
     ("words", "message"),
     [
         ("train ce --data ferplus", "root: expected the folder"),
+        ("train ce --root faces", "data: expected the kind of images in root 'faces', got 'synthetic'"),
+        ("train ce --data folder --root faces --labels votes", "labels: expected none for data 'folder', got 'votes'"),
+        (f"train ce {SMALL} --labels votes", "labels: expected none for data 'synthetic', got 'votes'"),
+        (f"train vgg {SMALL} --source-noise [0.2]", "source_noise: expected data 'cifar10' beside it"),
+        (f"train ce {SMALL} --exclude-duplicates true", "exclude_duplicates: expected data 'ferplus' beside it"),
         ("train ce --data folder --root nowhere", "root: expected a folder, got 'nowhere'"),
         (f"train dmue {SMALL} --batch-size 8", "batch_size"),
         (f"train dmue {SMALL} --backbone vgg", "backbone: expected one of"),
@@ -163,7 +224,11 @@ def test_unreadable_image(folder, tmp_path, capsys):
         (f"train dmue {SMALL} --epochs 0", "epochs"),
         (f"train dmue {SMALL} --gamma -1", "gamma"),
         (f"train dmue {SMALL} --normalize rows", "normalize: expected one of 'batch', 'subset', got 'rows'"),
-        (f"train ce {SMALL} --sampler shuffle --train-images 3", "expected a sample"),
+        (
+            f"train ce {SMALL} --sampler shuffle --train-images 3",
+            "classes: expected a training image of each, got none of",
+        ),
+        (f"train dmue {SMALL} --train-images 3", "classes: expected a training image of each, got none of"),
         ("evaluate nowhere", "expected a run folder"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -167,6 +168,28 @@ def test_without_folds_nothing_changes(tmp_path):
     assert len(training) == 22 - len(validation) and not set(training.image) & set(validation.image)
 
 
+def rows_of(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for image, *_ in rows:
+        picture(path.parent / image, 0)
+    path.write_text("\n".join(["image,split,label", *(",".join(row) for row in rows)]))
+    return DataOptions("manifest", str(path), validation_share=0.5, size=16)
+
+
+def test_the_rows_of_an_image_are_held_out_together(tmp_path):
+    rows = [(f"{number % 10}.png", "train", "happy" if number < 13 else "sad") for number in range(20)]
+    options = rows_of(tmp_path / "faces.csv", rows)
+    training, validation = (build_dataset(options, split).manifest.image for split in ("train", "validation"))
+    assert len(training) == len(validation) == 10 and not set(training) & set(validation)
+
+
+def test_an_image_in_several_splits_is_told(tmp_path):
+    rows = [(f"{number}.png", "train", "happy") for number in range(3)]
+    options = rows_of(tmp_path / "faces.csv", [*rows, ("1.png", "val", "happy")])
+    with pytest.warns(UserWarning, match=r"faces\.csv: 1 images are in several splits, as 1\.png in train, valid"):
+        build_dataset(options, "validation")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -174,7 +197,7 @@ def test_without_folds_nothing_changes(tmp_path):
         ({"folds": 5}, "fold: expected one of 0..4 beside folds 5, got none"),
         ({"folds": 5, "fold": 5}, r"fold: expected a value in \[0, 4\], got 5"),
         ({"folds": 1, "fold": 0}, "folds: expected a value in"),
-        ({"data": "synthetic", "folds": 5, "fold": 0}, "folds: expected data other than 'synthetic'"),
+        ({"data": "synthetic", "root": None, "folds": 5, "fold": 0}, "folds: expected data other than 'synthetic'"),
         ({"data": "diffusionfer", "labels": "votes"}, "labels: expected one of 'sheet', 'folder', got 'votes'"),
     ],
 )
@@ -228,3 +251,7 @@ def test_a_run_is_scored_on_what_it_held_out(tmp_path):
     scored = {row["image"] for row in csv.DictReader(table.open())}
     assert scored == held and not scored & taken
     assert evaluate(str(out), replace(options, validation_share=0.25))["images"] != figures["images"]
+    (tmp_path / "link").symlink_to(tmp_path / "faces")
+    for root in (f"{options.root}/", os.path.relpath(options.root), str(tmp_path / "link")):
+        evaluate(str(out), replace(options, root=root), save=str(table))
+        assert {row["image"] for row in csv.DictReader(table.open())} == held, root

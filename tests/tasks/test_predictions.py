@@ -132,9 +132,10 @@ def test_an_image_of_several_rows_is_one_prediction(tmp_path):
     assert join_predictions(manifest, read, "m").source_labels["m"].tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize("name", ["found.txt", "a_folder.csv"])
+@pytest.mark.parametrize("name", ["found.txt", "a_folder.csv", "a_file/found.csv"])
 def test_places_that_hold_no_table_are_refused_first(run, folder, tmp_path, capsys, name):
     (tmp_path / "a_folder.csv").mkdir()
+    (tmp_path / "a_file").touch()
     before = sorted(path.name for path in run.iterdir())
     words = ("--data folder --root", folder, "--save-predictions", tmp_path / name)
     assert ferkit("evaluate", run, *words) == 2

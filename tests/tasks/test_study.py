@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from ferkit.cli import main
 from ferkit.recipes import DMUE, TrainingDiverged
@@ -236,6 +237,19 @@ def test_weights_that_are_not_finite_are_told(tmp_path):
     fit = FitOptions(epochs=2, batch_size=14, out=str(tmp_path / "run"), accelerator="cpu", progress=False)
     with pytest.raises(TrainingDiverged, match="became NaN or infinite: try a smaller learning_rate"):
         train("ce", data, fit, {"learning_rate": 1e30})
+
+
+def test_predictions_of_finite_weights_that_are_not_finite_are_told(tmp_path):
+    class Large(Callback):
+        def on_train_end(self, trainer, pl_module):
+            with torch.no_grad():
+                for weight in pl_module.parameters():
+                    weight.fill_(1e30)
+
+    data = DataOptions(train_images=14, validation_images=7, size=24)
+    fit = FitOptions(epochs=1, batch_size=14, out=str(tmp_path / "run"), accelerator="cpu", progress=False)
+    with pytest.raises(TrainingDiverged, match="predictions became NaN or infinite: try a smaller learning_rate"):
+        train("ce", data, fit, callbacks=[Large()])
 
 
 WORDS = f"study dmue --seeds 0 --parts omega --omegas 5 {DATA} {FIT}"

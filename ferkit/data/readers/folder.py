@@ -87,9 +87,18 @@ def subfolders(base: Path) -> list[Path]:
 
 
 def image_files(folder: Path, deep: bool = True) -> list[Path]:
-    """The images below a folder, or with ``deep=False`` in it, sorted; hidden ones (``._a.png``) are passed over."""
+    """The images below a folder, or with ``deep=False`` in it, sorted; hidden ones (``._a.png``) are passed over.
+
+    A link that leads nowhere is an image, so that it is told and not passed over.
+    """
     return sorted(
         path
         for path in (folder.rglob("*") if deep else folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES
+        and not _is_hidden(path.relative_to(folder))
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
     )
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or any(folder.startswith((".", "__")) for folder in path.parts[:-1])

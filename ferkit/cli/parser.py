@@ -11,12 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ferkit import tasks
 from ferkit.cli.graph import add_graph_parser, run_graph, underscored
 from ferkit.cli.manifest import add_manifest_parser, run_manifest
 from ferkit.cli.study import add_study_parser, listed, run_study
+from ferkit.cli.words import ArgumentParser
 from ferkit.tasks.run import METHODS, Run, uses_graphs, uses_label_sets
 from ferkit.tasks.training import FROM_DATA
 

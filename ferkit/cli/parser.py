@@ -127,7 +127,10 @@ def _train(method: str, options: Namespace) -> None:
     graphs = tasks.GraphOptions(**_take(options, GRAPH))
     known = DATA | FIT | GRAPH | {"method", "config"}
     rest = {key: value for key, value in options.as_dict().items() if key not in known}
-    _print(tasks.train(method, data, fit, rest, graphs))
+    try:
+        _print(tasks.train(method, data, fit, rest, graphs))
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the same command with --resume true goes on after the last whole epoch") from stop
 
 
 def _take(options: Namespace, names: set[str]) -> dict[str, Any]:

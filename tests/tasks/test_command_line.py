@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -128,6 +129,34 @@ def test_resume_continues_the_same_run(run, tmp_path, monkeypatch):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert (cut / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
     assert (cut / "metrics.json").read_text() == (run / "metrics.json").read_text()
+
+
+def test_interrupted_training_is_one_line_and_goes_on(run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "cut"
+    words = ("train dmue", SMALL, "--noise 0.3 --epochs 2 --seed 1 --out", out)
+    loss, calls = DMUE.training_loss, []
+
+    def interrupted_in_the_second_epoch(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(DMUE, "training_loss", interrupted_in_the_second_epoch)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert ferkit(*words) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ferkit: ")]
+    assert said == ["ferkit: interrupted: the same command with --resume true goes on after the last whole epoch"]
+    monkeypatch.undo()
+    assert ferkit(*words, "--resume true") == 0
+    assert (out / "metrics.json").read_text() == (run / "metrics.json").read_text()
+    monkeypatch.setattr("ferkit.tasks.training.build_dataset", interrupted_in_the_second_epoch)
+    calls[:] = [1] * 4
+    assert ferkit(*words[:-1], tmp_path / "new") == 130 and not (tmp_path / "new").exists()
+    assert capsys.readouterr().err.splitlines()[-1] == said[0]
 
 
 def test_places_for_no_run_are_told_before_images_are_read(run, tmp_path, monkeypatch, capsys):

@@ -9,9 +9,9 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ferkit ARGV``; the exit status is 0, 1 for a training that diverged, or 2 for an error of the user's.
+    """Run ``ferkit ARGV``; the exit status is 0, 1 for a training that diverged, 2 for an error of the user's.
 
-    Either is told in one line, without a traceback.
+    After Ctrl-C it is 130. Each is told in one line, without a traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -31,3 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"ferkit: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        print(": ".join(["\nferkit: interrupted", *map(str, stop.args)]), file=sys.stderr)  # not behind a progress bar
+        return 130

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ferkit import tasks
+from ferkit.cli.words import ArgumentParser
 
 __all__ = ["add_graph_parser", "run", "run_graph", "underscored"]
 

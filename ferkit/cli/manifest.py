@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ferkit import tasks
+from ferkit.cli.words import ArgumentParser
 
 __all__ = ["add_manifest_parser", "run_manifest"]
 

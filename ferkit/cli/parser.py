@@ -11,12 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ferkit import tasks
 from ferkit.cli.graph import add_graph_parser, run_graph, underscored
 from ferkit.cli.manifest import add_manifest_parser, run_manifest
 from ferkit.cli.study import add_study_parser, listed, run_study
+from ferkit.cli.words import ArgumentParser
 from ferkit.tasks.run import METHODS, Run, uses_graphs, uses_label_sets
 from ferkit.tasks.training import FROM_DATA
 
@@ -126,7 +127,10 @@ def _train(method: str, options: Namespace) -> None:
     graphs = tasks.GraphOptions(**_take(options, GRAPH))
     known = DATA | FIT | GRAPH | {"method", "config"}
     rest = {key: value for key, value in options.as_dict().items() if key not in known}
-    _print(tasks.train(method, data, fit, rest, graphs))
+    try:
+        _print(tasks.train(method, data, fit, rest, graphs))
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the same command with --resume true goes on after the last whole epoch") from stop
 
 
 def _take(options: Namespace, names: set[str]) -> dict[str, Any]:

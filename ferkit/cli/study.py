@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ferkit import tasks
+from ferkit.cli.words import ArgumentParser
 from ferkit.tasks.run import METHODS
 from ferkit.tasks.study_runs import VARIED
 from ferkit.tasks.training import FROM_DATA

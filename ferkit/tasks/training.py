@@ -146,7 +146,10 @@ def train(
     if several:
         print(f"Label sets: {', '.join(sources) or 'none'}; values: {', '.join(values) or 'none'}", flush=True)
     resume_from = None if checkpoint is None else str(checkpoint)
-    trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)
+    try:
+        trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from stop
     check_finite(recipe)
     return finish(run, recipe, training, validation, table)
 

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -130,6 +131,34 @@ def test_resume_continues_the_same_run(run, tmp_path, monkeypatch):
     assert (cut / "metrics.json").read_text() == (run / "metrics.json").read_text()
 
 
+def test_interrupted_training_is_one_line_and_goes_on(run, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "cut"
+    words = ("train dmue", SMALL, "--noise 0.3 --epochs 2 --seed 1 --out", out)
+    loss, calls = DMUE.training_loss, []
+
+    def interrupted_in_the_second_epoch(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(DMUE, "training_loss", interrupted_in_the_second_epoch)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert ferkit(*words) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ferkit: ")]
+    assert said == ["ferkit: interrupted: the same command with --resume true goes on after the last whole epoch"]
+    monkeypatch.undo()
+    assert ferkit(*words, "--resume true") == 0
+    assert (out / "metrics.json").read_text() == (run / "metrics.json").read_text()
+    monkeypatch.setattr("ferkit.tasks.training.build_dataset", interrupted_in_the_second_epoch)
+    calls[:] = [1] * 4
+    assert ferkit(*words[:-1], tmp_path / "new") == 130 and not (tmp_path / "new").exists()
+    assert capsys.readouterr().err.splitlines()[-1] == said[0]
+
+
 def test_places_for_no_run_are_told_before_images_are_read(run, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "mine").mkdir()
@@ -230,13 +259,22 @@ def test_unreadable_image(folder, tmp_path, capsys):
         ),
         (f"train dmue {SMALL} --train-images 3", "classes: expected a training image of each, got none of"),
         ("evaluate nowhere", "expected a run folder"),
+        ("train ce --epochs 1.5", "epochs: expected int, got '1.5' (options: ferkit train ce --help)"),
+        ("train ce --classes sad,happy", "classes: expected a list such as [a, b], got 'sad,happy'"),
+        ("train ce --sampler any", "sampler: expected one of 'coverage', 'shuffle', 'inverse-frequency', got 'any'"),
+        ("train ce --epcohs 1", "unrecognized arguments: --epcohs 1"),
+        ("train cross-entropy", "invalid choice: 'cross-entropy' (choose from 'ce', 'dmue',"),
+        ("train ce --config nowhere.yaml", "config: File does not exist"),
+        ("graph build -k x", "k: expected int, got 'x' (options: ferkit graph build --help)"),
+        ("evaluate", "required: evaluate.run"),
     ],
 )
 def test_bad_requests_are_one_line_and_leave_nothing(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert ferkit(words) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ferkit: error")]
-    assert len(errors) == 1 and message in errors[0]
+    said = capsys.readouterr().err
+    errors = [line for line in said.splitlines() if line.startswith("ferkit: error")]
+    assert len(errors) == 1 and message in errors[0] and "usage:" not in said
     assert not (tmp_path / "runs").exists()
 
 

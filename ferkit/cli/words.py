@@ -16,6 +16,8 @@ class ArgumentParser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = getattr(ex, "subcommand_parser", None) or self
+        if type(ex) is KeyError:  # what jsonargparse makes of an unknown key of a file, whose name it drops
+            message = "config: expected options of the command, got a file with others"
         command = parser.prog.replace(" [options]", "")
         raise ValueError(f"{_one_line(message)} (options: {command} --help)") from ex
 

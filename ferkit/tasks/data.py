@@ -246,6 +246,8 @@ def split_rows(
         if options.labels == "fer2013" and classes is None:
             classes = FER2013_CLASSES
         rows = rows if classes is None else with_classes(rows, classes)
+        assert rows.votes is not None
+        rows = rows.filter(np.flatnonzero(rows.votes.sum(axis=1)))  # not those whose votes are for other classes
     elif options.data == "diffusionfer":
         rows = diffusionfer(root, options.labels or "sheet")
         # Shared out by the true labels: the sets are then the same ones whatever is trained on.

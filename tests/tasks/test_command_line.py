@@ -93,6 +93,13 @@ def test_evaluate_repeats_the_runs_own_figures(run, capsys):
     assert (run / "figures" / "confusion-synthetic-validation.png").stat().st_size > 1000
 
 
+def test_unknown_key_of_a_config(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("epochs: 1\nepcohs: 2\n")
+    assert ferkit("train ce --config", tmp_path / "config.yaml", "--out", tmp_path / "out") == 2
+    assert "config: expected options of the command, got a file with others" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_config_of_a_run_is_a_config_for_a_run(run, tmp_path):
     again = tmp_path / "again"
     assert ferkit("train dmue --config", run / "config.yaml", "--progress false --accelerator cpu --out", again) == 0

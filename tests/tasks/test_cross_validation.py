@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ferkit.data import EMOTIONS, Manifest
@@ -147,6 +148,13 @@ def test_fewer_classes_of_diffusionfer(tmp_path):
     training, validation = (build_dataset(options, split) for split in ("train", "validation"))
     assert training.classes == ("anger", "happy") and set(training.labels.tolist()) == {-1, 0, 1}
     assert set(validation.labels.tolist()) == {-1, 0, 1}
+
+
+def test_fewer_classes_of_ferplus(tmp_path):
+    options = replace(ferplus_files(tmp_path), labels="votes", classes=["neutral", "surprise"])
+    training = build_dataset(options, "train")
+    assert training.classes == ("neutral", "surprise") and 0 < len(training) < 24
+    assert training.distributions.sum(1).allclose(torch.ones(len(training)))
 
 
 def test_subsets_and_noise_stay_within_the_fold(tmp_path):

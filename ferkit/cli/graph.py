@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
@@ -31,11 +32,15 @@ def run(argv: Sequence[str]) -> int:
 
 
 def underscored(word: str) -> str:
-    """``--batch-size`` as ``--batch_size``: options are named after arguments, what follows a point by the user."""
+    """``--batch-size`` as ``--batch_size``: options are named after arguments, what follows a point by the user.
+
+    A home folder is written out, as in ``--out=~/runs``, which shells leave as it is.
+    """
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
     option, point, key = name[2:].partition(".")
+    value = os.path.expanduser(value) if value.startswith("~/") else value
     return "--" + option.replace("-", "_") + point + key + equals + value
 
 

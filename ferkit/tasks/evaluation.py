@@ -87,7 +87,7 @@ def evaluate(
 
     On the run's own data the split is the run's own, and so is the fold of a cross-validated run, unless another
     ``validation_share``, ``subset_seed`` or fold is asked for: none of the training images is then scored. So are
-    ``alignment``, ``image_root`` and ``label_order``.
+    ``alignment``, ``image_root``, ``label_order`` and ``exclude_duplicates``.
     Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and with ``save`` the
     predictions into that CSV file; returns the figures.
     """
@@ -119,7 +119,7 @@ def _place(root: str | None) -> str | None:
 
 def _as_held_out(data: DataOptions, config: dict[str, Any]) -> DataOptions:
     """The options with the run's choice of images where they make none of their own."""
-    names = ["alignment", "image_root", "label_order"]
+    names = ["alignment", "image_root", "label_order", "exclude_duplicates"]
     names += ["subset_seed"] if data.data != "synthetic" else []  # rendered splits never meet
     if data.folds is None and config.get("folds"):
         names += ["folds", "fold"]

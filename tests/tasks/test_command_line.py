@@ -234,6 +234,13 @@ def test_small_batches_need_not_hold_every_class(folder, tmp_path):
     assert ferkit("train ce --data folder --root", folder, FOLDER, *words) == 0
 
 
+def test_home_folder_behind_an_equals_sign(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert ferkit("train ce --data folder --root=~/faces --out=~/run", FOLDER) == 0
+    assert (tmp_path / "run" / "metrics.json").exists() and not (tmp_path / "~").exists()
+
+
 def test_unreadable_image(folder, tmp_path, capsys):
     (folder / "Sad" / "2.png").write_bytes(b"not an image")
     out = tmp_path / "out"

@@ -176,6 +176,15 @@ def test_without_folds_nothing_changes(tmp_path):
     assert len(training) == 22 - len(validation) and not set(training.image) & set(validation.image)
 
 
+def test_copies_that_a_run_left_out_are_not_scored(tmp_path):
+    options = replace(ferplus_files(tmp_path), labels="votes", classes=["neutral", "happy", "surprise"])
+    picture(tmp_path / "FER2013Valid" / "fer0001001.png", 1)  # that of training picture 1
+    out = tmp_path / "run"
+    fit = FitOptions(epochs=1, batch_size=8, sampler="shuffle", out=str(out), accelerator="cpu", progress=False)
+    trained = train("ce", replace(options, exclude_duplicates=True), fit)
+    assert evaluate(str(out), options)["images"] == trained["images"] == len(build_dataset(options, "validation")) - 1
+
+
 def rows_of(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     for image, *_ in rows:

@@ -41,4 +41,6 @@ def _plain(kind: str) -> str:
     if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
         return f"one of {choices[1]}"
     name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kind)
-    return "a list such as [a, b]" if name == "list" else name
+    return {"list": "a list such as [a, b]", "str": "text (numbers, yes and no in quotes: \"['0', 'no']\")"}.get(
+        name, name
+    )

@@ -87,7 +87,8 @@ def evaluate(
 
     On the run's own data the split is the run's own, and so is the fold of a cross-validated run, unless another
     ``validation_share``, ``subset_seed`` or fold is asked for: none of the training images is then scored. So are
-    ``alignment``, ``image_root``, ``label_order`` and ``exclude_duplicates``.
+    ``alignment``, ``image_root``, ``label_order`` and ``exclude_duplicates``, and ``labels`` of
+    a manifest, which may have no others, but not for the training split.
     Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and with ``save`` the
     predictions into that CSV file; returns the figures.
     """
@@ -98,7 +99,7 @@ def evaluate(
     config = folder.read_config()
     data = replace(data, size=config["size"], synthetic_classes=config["synthetic_classes"])
     if (data.data, _place(data.root)) == (config["data"], _place(config["root"])):
-        data = _as_held_out(data, config)
+        data = _as_held_out(data, config, split)
     dataset = build_dataset(data, split, classes=config["classes"])
     if isinstance(recipe, LabelSetRecipe):  # not as for training, whatever the split: the best-known values, if any
         dataset = attach_label_sets(dataset, data, "test", values=config["values"])
@@ -117,9 +118,10 @@ def _place(root: str | None) -> str | None:
     return None if root is None else os.path.realpath(root)  # "faces", "faces/" and a link to it are one folder
 
 
-def _as_held_out(data: DataOptions, config: dict[str, Any]) -> DataOptions:
+def _as_held_out(data: DataOptions, config: dict[str, Any], split: str) -> DataOptions:
     """The options with the run's choice of images where they make none of their own."""
     names = ["alignment", "image_root", "label_order", "exclude_duplicates"]
+    names += ["labels"] if data.data == "manifest" and split != "train" else []  # it may have no others to score by
     names += ["subset_seed"] if data.data != "synthetic" else []  # rendered splits never meet
     if data.folds is None and config.get("folds"):
         names += ["folds", "fold"]

@@ -103,7 +103,7 @@ def test_bad_requests_are_named(sheet, tmp_path):
         diffusionfer(tmp_path)
     with pytest.raises(ValueError, match="labels: expected one of 'sheet', 'folder', got 'prompt'"):
         diffusionfer(sheet(), labels="prompt")
-    with pytest.raises(ValueError, match=r"row 1: expected the columns .*, missing \['arousal'\]"):
+    with pytest.raises(ValueError, match=r"row 1: expected the columns .*, missing \['arousal'\], got \['image', .*\]"):
         diffusionfer(sheet(["a.jpg,0,happy"], "image,valence,expression"))
     with pytest.raises(ValueError, match="expected rows below the header"):
         diffusionfer(sheet([]))

@@ -275,6 +275,10 @@ def test_unreadable_image(folder, tmp_path, capsys):
         ("evaluate nowhere", "expected a run folder"),
         ("train ce --epochs 1.5", "epochs: expected int, got '1.5' (options: ferkit train ce --help)"),
         ("train ce --classes sad,happy", "classes: expected a list such as [a, b], got 'sad,happy'"),
+        (
+            "train ce --classes [0,1]",
+            "classes: expected text (numbers, yes and no in quotes: \"['0', 'no']\"), got '0'",
+        ),
         ("train ce --sampler any", "sampler: expected one of 'coverage', 'shuffle', 'inverse-frequency', got 'any'"),
         ("train ce --epcohs 1", "unrecognized arguments: --epcohs 1"),
         ("train cross-entropy", "invalid choice: 'cross-entropy' (choose from 'ce', 'dmue',"),

@@ -176,6 +176,20 @@ def test_without_folds_nothing_changes(tmp_path):
     assert len(training) == 22 - len(validation) and not set(training.image) & set(validation.image)
 
 
+def test_a_run_is_scored_by_its_labels_where_there_are_no_others(tmp_path):
+    options = folder_files(tmp_path / "faces")
+    rows = build_dataset(options, "validation").manifest, build_dataset(options, "train").manifest
+    lines = [
+        f"{path},{part.split[i]},,{part.classes[part.label[i]]}" for part in rows for i, path in enumerate(part.paths())
+    ]
+    (tmp_path / "faces.csv").write_text("\n".join(["image,split,label,source_label_a", *lines]))
+    manifest = DataOptions("manifest", str(tmp_path / "faces.csv"), classes=options.classes, labels="a", size=16)
+    out = tmp_path / "run"
+    fit = FitOptions(epochs=1, batch_size=8, min_per_class=1, out=str(out), accelerator="cpu", progress=False)
+    trained = train("ce", manifest, fit)
+    assert evaluate(str(out), replace(manifest, labels=None))["accuracy"] == trained["accuracy"]
+
+
 def test_copies_that_a_run_left_out_are_not_scored(tmp_path):
     options = replace(ferplus_files(tmp_path), labels="votes", classes=["neutral", "happy", "surprise"])
     picture(tmp_path / "FER2013Valid" / "fer0001001.png", 1)  # that of training picture 1

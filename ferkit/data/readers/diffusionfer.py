@@ -64,7 +64,7 @@ def diffusionfer(root: str | os.PathLike[str], labels: str = "sheet") -> Manifes
     wanted = (image or "image", "valence", "arousal", "expression")
     missing = [name for name in wanted if name not in header]
     if missing:
-        raise ValueError(f"{path}: row 1: expected the columns {', '.join(wanted)}, missing {missing}")
+        raise ValueError(f"{path}: row 1: expected the columns {', '.join(wanted)}, missing {missing}, got {header}")
     if not lines:
         raise ValueError(f"{path}: expected rows below the header, got none")
     for row, line in lines:

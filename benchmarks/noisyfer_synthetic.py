@@ -23,8 +23,8 @@ from ferkit.cli import main as ferkit
 TEST_FACES = 2000
 # Few faces, a constant rate and no dropout: what the encoder alone learns by heart in the second half of the run.
 COMMON = (
-    "--train-images 1500 --epochs 200 --batch-size 32 --width 0.25 --learning-rate 5e-4 --schedule constant --dropout 0 "
-    "--validation-images 2000 --validate-every 10 --accelerator cpu"
+    "--train-images 1500 --validation-images 2000 --epochs 200 --validate-every 10 --batch-size 32 --width 0.25 "
+    "--learning-rate 5e-4 --schedule constant --dropout 0 --accelerator cpu"
 )
 GAME = "--lam 0.5 --warmup 60 --order algorithm1 --mlp released --beta1 0.5 --discriminator-rate 2"
 ROWS = {  # method, and the options that make the row

@@ -24,8 +24,6 @@ def check_lists(options: DataOptions) -> None:
     for name in ("machine_labels", "affect"):
         if getattr(options, name) is not None and options.data not in LISTED:
             raise ValueError(f"{name}: expected data {' or '.join(map(repr, LISTED))} beside it, got {options.data!r}")
-    if options.data in ("affectnet", "folder", "synthetic") and options.labels is not None:
-        raise ValueError(f"labels: expected none for data {options.data!r}, got {options.labels!r}")
 
 
 def listed_faces(options: DataOptions, classes: Sequence[str] | None, progress: bool) -> Manifest:

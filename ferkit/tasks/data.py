@@ -139,6 +139,8 @@ class DataOptions:
         for name in ("train_images", "validation_images"):
             if getattr(self, name) is not None:
                 check_number(getattr(self, name), name, 1, integer=True)
+        if self.data in ("affectnet", "folder", "synthetic") and self.labels is not None:
+            raise ValueError(f"labels: expected none for data {self.data!r}, got {self.labels!r}")
         if self.data == "diffusionfer" and self.labels is not None:
             check_choice(self.labels, "labels", ("sheet", "folder"))
         for name, kind in (("source_noise", "cifar10"), ("exclude_duplicates", "ferplus")):

@@ -87,8 +87,8 @@ def evaluate(
 
     On the run's own data the split is the run's own, and so is the fold of a cross-validated run, unless another
     ``validation_share``, ``subset_seed`` or fold is asked for: none of the training images is then scored. So are
-    ``alignment``, ``image_root``, ``label_order`` and ``exclude_duplicates``, and ``labels`` of
-    a manifest, which may have no others, but not for the training split.
+    ``alignment``, ``image_root``, ``label_order`` and ``exclude_duplicates``, and but for the training split ``labels``
+    of a manifest, which may have no others.
     Writes ``evaluate-<data>-<split>.json`` and a confusion matrix into the run folder, and with ``save`` the
     predictions into that CSV file; returns the figures.
     """

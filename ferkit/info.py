@@ -9,7 +9,7 @@ import platform
 import torch
 
 import ferkit
-from ferkit.ops import _select
+from ferkit.ops import _native, _select
 
 __all__ = ["report"]
 
@@ -36,6 +36,9 @@ def report() -> str:
         lines.append(f"  {extra:8}{state}")
         lines += [f"    {package} {version}" for package, version in versions.items() if version is not None]
     lines += ["", "operators"]
+    instructions = _native.instruction_set()
+    if instructions is not None:
+        lines.append(f"  native kernels on cpu are those for {instructions}")
     for operator, devices in _select.report().items():
         for device, backends in devices.items():
             limit = _select.rows_limit(operator, device)

@@ -1,4 +1,5 @@
 // The schemas of the private CPU library; each op registers its kernel in its own file.
+#include "simd.h"
 #include "tensors.h"
 
 namespace {
@@ -8,6 +9,8 @@ bool poison(bool on) {
   ferkit::poisons() = on;
   return before;
 }
+
+int64_t cpu_level() { return ferkit::cpu_level(); }
 
 }  // namespace
 
@@ -48,8 +51,13 @@ STABLE_TORCH_LIBRARY(ferkit_native, m) {
       "similarity_preserving_blocks_backward(Tensor grad, Tensor target, Tensor auxiliary, Tensor mask, Tensor kept,"
       " bool subset, bool gram) -> (Tensor, Tensor)");
   m.def("block_neighbours(int threads, bool wait) -> int");
+  // Of the instruction set whose kernels are taken: 4, 3 or 0, see simd.h.
+  m.def("cpu_level() -> int");
   // Results start as NaN, for the tests; gives what was set before.
   m.def("poison(bool on) -> bool");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ferkit_native, CompositeExplicitAutograd, m) { m.impl("poison", TORCH_BOX(&poison)); }
+STABLE_TORCH_LIBRARY_IMPL(ferkit_native, CompositeExplicitAutograd, m) {
+  m.impl("cpu_level", TORCH_BOX(&cpu_level));
+  m.impl("poison", TORCH_BOX(&poison));
+}

@@ -2,62 +2,52 @@
 // |M (A_t - A_i)|^2 = <X^T M X, Z^T M Z>. Linear in N; in double throughout, because X and Z cancel where branches agree
 // only up to rotation, and with branches brought to the target's length, lest U_i F_t outgrow A. Rows come in chunks that
 // stay in cache, chunks in fixed groups (same bits at any number of threads).
-#include "similarity_preserving_rows.h"
+#include "similarity_preserving.h"
 
 namespace ferkit::sp {
 namespace {
 
+constexpr int L = Simd<double>::lanes;
+constexpr int64_t kChunk = 64;       // rows at a time: X and Z of one chunk fit in the L2 cache up to D = 512
 constexpr int64_t kMaxGroups = 8;    // partial sums per block
 constexpr int64_t kGroupRows = 512;  // rows a group is worth
 
 int64_t padded_width(const Problem& p) { return round_up(std::max(p.target_width, p.branch_width), L); }
 int64_t group_count(int64_t size) { return std::max<int64_t>(1, std::min(kMaxGroups, size / kGroupRows)); }
 
-#define FERKIT_DEFINE(T, S)                                                                                        \
-  FERKIT_CLONES void own_block_##S(                                                                                \
-      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, double* chunk, double* block) {  \
-    own_block<T>(b, e, w, wide, f, v, chunk, block);                                                               \
-  }                                                                                                                \
-  FERKIT_CLONES void own_norms_##S(                                                                                \
-      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, const double* block,             \
-      double* chunk, double* product, double* inverse) {                                                           \
-    own_norms<T>(b, e, w, wide, f, v, block, chunk, product, inverse);                                             \
-  }                                                                                                                \
-  FERKIT_CLONES void pair_blocks_##S(                                                                              \
-      const Pair<T>& p, int64_t b, int64_t e, double* x, double* z, double* xx, double* zz) {                      \
-    pair_blocks<T>(p, b, e, x, z, xx, zz);                                                                         \
-  }                                                                                                                \
-  FERKIT_CLONES void pair_pull_##S(                                                                                \
-      const Pair<T>& p, int64_t b, int64_t e, double scale, const double* xx, const double* zz, double* x,         \
-      double* z, double* dx, double* dz, const Pull& to) {                                                         \
-    pair_pull<T>(p, b, e, scale, xx, zz, x, z, dx, dz, to);                                                        \
-  }                                                                                                                \
-  FERKIT_CLONES void norm_block_##S(                                                                               \
-      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* inverse, const double* along,       \
-      double* left, double* right, double* block) {                                                                \
-    norm_block<T>(b, e, w, wide, f, inverse, along, left, right, block);                                           \
-  }                                                                                                                \
-  FERKIT_CLONES void finish_##S(                                                                                   \
-      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, const double* inverse,           \
-      const double* along, const double* block, const double* d_block, const double* direct, double* chunk,        \
-      double* through, double* around, double* sum, T* result) {                                                   \
-    finish<T>(b, e, w, wide, f, v, inverse, along, block, d_block, direct, chunk, through, around, sum, result);   \
-  }
-FERKIT_DEFINE(float, f32)
-FERKIT_DEFINE(double, f64)
-#undef FERKIT_DEFINE
+template <typename T>
+struct Pair {  // one branch against the target
+  int64_t target_width, branch_width, wide;
+  const T *target, *branch;
+  const double *weight, *inv_target, *inv_branch;
+  double ratio;  // the branch's features times this are as long as the target's; A does not know the difference
+};
+
+struct Pull {  // where the gradients of one branch go, all (N, W) or (N,)
+  double *direct_target, *direct_branch;  // d F that does not pass through r
+  double *along_target, *along_branch;    // d U . F
+};
+
+}  // namespace
+}  // namespace ferkit::sp
+
+#define FERKIT_KERNELS "similarity_preserving_factored_rows.h"
+#include "clones.h"
+
+namespace ferkit::sp {
+namespace {
 
 template <typename T>
 struct Rows;
-#define FERKIT_TABLE(T, S)                                  \
-  template <>                                               \
-  struct Rows<T> {                                          \
-    static constexpr auto own_block = own_block_##S;        \
-    static constexpr auto own_norms = own_norms_##S;        \
-    static constexpr auto pair_blocks = pair_blocks_##S;    \
-    static constexpr auto pair_pull = pair_pull_##S;        \
-    static constexpr auto norm_block = norm_block_##S;      \
-    static constexpr auto finish = finish_##S;              \
+#define FERKIT_TABLE(T, S)                                               \
+  template <>                                                            \
+  struct Rows<T> {                                                       \
+    static inline const auto own_block = FERKIT_PICK(own_block_##S);     \
+    static inline const auto own_norms = FERKIT_PICK(own_norms_##S);     \
+    static inline const auto pair_blocks = FERKIT_PICK(pair_blocks_##S); \
+    static inline const auto pair_pull = FERKIT_PICK(pair_pull_##S);     \
+    static inline const auto norm_block = FERKIT_PICK(norm_block_##S);   \
+    static inline const auto finish = FERKIT_PICK(finish_##S);           \
   };
 FERKIT_TABLE(float, f32)
 FERKIT_TABLE(double, f64)
@@ -73,13 +63,18 @@ void by_group(int64_t size, int64_t scratch, const F& f) {
   });
 }
 
+void mirror(int64_t width, double* c) {
+  for (int64_t i = 1; i < width; ++i)
+    for (int64_t j = 0; j < i; ++j) c[i * width + j] = c[j * width + i];
+}
+
 // total (count) = sum over groups of partial (groups, count), in order; then mirrored as blocks of `width`.
 void collect(int64_t groups, int64_t width, const double* partial, int64_t stride, double* total) {
   const int64_t count = width * width;
   std::copy(partial, partial + count, total);
   for (int64_t g = 1; g < groups; ++g)
     for (int64_t i = 0; i < count; ++i) total[i] += partial[g * stride + i];
-  mirror<double>(width, total);
+  mirror(width, total);
 }
 
 // `state`: F^T V F of the target (targets, W, W) and of the branches (M, W, W); 1/r (targets + M, N); X^T M X and
@@ -98,6 +93,14 @@ struct Layout {
   double* xx(int64_t i) const { return pairs + i * 8 * wide * wide; }
   double* zz(int64_t i) const { return xx(i) + 4 * wide * wide; }
 };
+
+// A power of two, so that scaling rounds nothing.
+double length_ratio(int64_t wide, const double* target_block, const double* branch_block) {
+  double target = 0, branch = 0;
+  for (int64_t d = 0; d < wide; ++d) target += target_block[d * wide + d], branch += branch_block[d * wide + d];
+  const double power = std::round((std::log2(target) - std::log2(branch)) / 2);
+  return std::fabs(power) <= 200 ? std::exp2(power) : 1;  // 1 for zero, infinite and NaN features too
+}
 
 template <typename T>
 Pair<T> pair_of(const Problem& p, const Layout& l, const T* target, const T* branches, int64_t i) {

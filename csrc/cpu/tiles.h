@@ -1,44 +1,60 @@
-// Register tiles of small matrix products. All sizes that a tile steps through are multiples of its own.
-#pragma once
+// Register tiles of small matrix products. All sizes that a tile steps through are multiples of its own. Included by
+// kernels.h, inside the instruction set's namespace.
 
-#include "simd.h"
+// A register or more of each of V vectors: what a tile's accumulators are made of.
+template <typename T, int Parts>
+struct Strip {
+  typename Vec<T>::Part at[Parts];
+};
+template <typename T, int Parts>
+FERKIT_INLINE void load(Strip<T, Parts>& to, const T* from) {
+  for (int p = 0; p < Parts; ++p) std::memcpy(&to.at[p], from + p * Vec<T>::width, FERKIT_REGISTER);
+}
 
-namespace ferkit {
-
-// c (R x 64 V bytes) = a b, or += a b, with a(i, k) = a[i * a_row + k * a_depth] and b(k, :) = b[k * b_depth ...]. The
-// product is summed by itself before it is added: short chains round less.
-template <typename T, int R, int V>
-FERKIT_INLINE void tile(
+// c (R x P registers) = a b, or += a b; see tile().
+template <typename T, int R, int P>
+FERKIT_INLINE void register_tile(
     int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth, T* c, int64_t c_row,
     bool add) {
-  constexpr int L = Simd<T>::lanes;
-  Vec<T> acc[R][V];
-#pragma GCC unroll 8
-  for (int i = 0; i < R; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[i][v] = Vec<T>{};
+  constexpr int W = Vec<T>::width;
+  Strip<T, P> acc[R] = {};
   for (int64_t k = 0; k < depth; ++k) {
-    Vec<T> right[V];
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) load<T>(right[v], b + k * b_depth + v * L);
+    Strip<T, P> right;
+    load<T, P>(right, b + k * b_depth);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const T left = a[i * a_row + k * a_depth];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[i][v] += right[v] * left;
+      for (int p = 0; p < P; ++p) acc[i].at[p] += right.at[p] * left;
     }
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < R; ++i)
+  for (int i = 0; i < R; ++i) {
+    if (add) {
+      Strip<T, P> before;
+      load<T, P>(before, c + i * c_row);
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      if (add) {
-        Vec<T> before;
-        load<T>(before, c + i * c_row + v * L);
-        acc[i][v] += before;
-      }
-      store<T>(c + i * c_row + v * L, acc[i][v]);
+      for (int p = 0; p < P; ++p) acc[i].at[p] += before.at[p];
     }
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) std::memcpy(c + i * c_row + p * W, &acc[i].at[p], FERKIT_REGISTER);
+  }
+}
+
+// c (R x 64 V bytes) = a b, or += a b, with a(i, k) = a[i * a_row + k * a_depth] and b(k, :) = b[k * b_depth ...]. The
+// product is summed by itself before it is added: short chains round less. With 32 registers all of c is summed at once,
+// with 16 a part of it that they hold; every number of c is the same sum either way.
+template <typename T, int R, int V>
+FERKIT_INLINE void tile(
+    int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth, T* c, int64_t c_row,
+    bool add) {
+  constexpr int all = V * Vec<T>::parts, rows = FERKIT_REGISTER == 64 ? R : 4, parts = all < 2 ? all : 2;
+  static_assert(R % rows == 0 && all % parts == 0, "tiles that registers hold");
+  for (int p = 0; p < all; p += parts)
+    for (int i = 0; i < R; i += rows)
+      register_tile<T, rows, parts>(
+          depth, a + i * a_row, a_row, a_depth, b + p * Vec<T>::width, b_depth, c + i * c_row + p * Vec<T>::width,
+          c_row, add);
 }
 
 // The upper triangle of c (width x width) += a^T b over `depth` rows; width is a multiple of 8 and of the lanes.
@@ -68,26 +84,31 @@ FERKIT_INLINE void multiply(int64_t rows, int64_t width, const T* a, const T* b,
       tile<T, R, 1>(width, a + i * width, width, 1, b + j, width, c + i * width + j, width, false);
 }
 
-template <typename T>
-inline void mirror(int64_t width, T* c) {
-  for (int64_t i = 1; i < width; ++i)
-    for (int64_t j = 0; j < i; ++j) c[i * width + j] = c[j * width + i];
-}
-
-// Folds `count` = lanes vectors into one whose lane i is the sum of vector i's lanes.
-#if defined(__GNUC__) && !defined(__clang__)
+// Folds a and b, of segments of `Segment` lanes, into one vector of segments half as long: sums of their halves.
 template <typename T, int Segment>
 FERKIT_INLINE Vec<T> fold(const Vec<T>& a, const Vec<T>& b) {
-  constexpr int L = Simd<T>::lanes, half = Segment / 2;
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef Index Indices __attribute__((vector_size(kVectorBytes)));
-  Indices low = {}, high = {};
-  for (int i = 0; i < L; ++i) {
-    const int segment = i / half, lane = segment * Segment + i % half;
-    low[i] = lane, high[i] = lane + half;
+  constexpr int W = Vec<T>::width, parts = Vec<T>::parts, half = Segment / 2;
+  typename Vec<T>::Part from[2 * parts];
+  for (int p = 0; p < parts; ++p) from[p] = a.at[p], from[parts + p] = b.at[p];
+  Vec<T> sum;
+  if constexpr (Segment <= W) {
+    Places<T> low = {}, high = {};
+    for (int i = 0; i < W; ++i) {
+      const int segment = i / half, lane = segment * Segment + i % half;
+      low[i] = lane, high[i] = lane + half;
+    }
+    for (int p = 0; p < parts; ++p)
+      sum.at[p] = shuffle<T>(from[2 * p], from[2 * p + 1], low) + shuffle<T>(from[2 * p], from[2 * p + 1], high);
+  } else {
+    constexpr int step = half / W;
+    for (int p = 0; p < parts; ++p) {
+      const int first = p / step * 2 * step + p % step;
+      sum.at[p] = from[first] + from[first + step];
+    }
   }
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+  return sum;
 }
+// Folds as many vectors as there are lanes into v[0], whose lane i is the sum of vector i's lanes.
 template <typename T, int Count>
 FERKIT_INLINE void fold_all(Vec<T>* v) {
   if constexpr (Count > 1) {
@@ -100,33 +121,44 @@ template <typename T>
 FERKIT_INLINE void lane_sums(Vec<T>* v) {
   fold_all<T, Simd<T>::lanes>(v);
 }
-#else
-template <typename T>
-FERKIT_INLINE void lane_sums(Vec<T>* v) {
-  Vec<T> sums;
-  for (int i = 0; i < Simd<T>::lanes; ++i) sums[i] = sum_lanes<T>(v[i]);
-  v[0] = sums;
+
+// acc[Y i + j] = x_i * y_j summed over whole vectors of `width` numbers, lane by lane; with 16 registers a part of each
+// vector and a few of the pairs at a time.
+template <typename T, int X, int Y>
+FERKIT_INLINE void products(const T* const* x, const T* const* y, int64_t width, Vec<T>* acc) {
+  constexpr int L = Simd<T>::lanes, W = Vec<T>::width;
+  constexpr int xs = FERKIT_REGISTER == 64 || X < 2 ? X : 2, ys = FERKIT_REGISTER == 64 || Y < 4 ? Y : 4;
+  static_assert(X % xs == 0 && Y % ys == 0, "blocks that registers hold");
+  for (int p = 0; p < Vec<T>::parts; ++p)
+    for (int i = 0; i < X; i += xs)
+      for (int j = 0; j < Y; j += ys) {
+        typename Vec<T>::Part sum[xs][ys] = {};
+        for (int64_t d = p * W; d + L - p * W <= width; d += L) {
+          typename Vec<T>::Part left[xs];
+#pragma GCC unroll 4
+          for (int u = 0; u < xs; ++u) std::memcpy(&left[u], x[i + u] + d, FERKIT_REGISTER);
+#pragma GCC unroll 8
+          for (int v = 0; v < ys; ++v) {
+            typename Vec<T>::Part right;
+            std::memcpy(&right, y[j + v] + d, FERKIT_REGISTER);
+#pragma GCC unroll 4
+            for (int u = 0; u < xs; ++u) sum[u][v] += left[u] * right;
+          }
+        }
+#pragma GCC unroll 4
+        for (int u = 0; u < xs; ++u)
+#pragma GCC unroll 8
+          for (int v = 0; v < ys; ++v) acc[Y * (i + u) + j + v].at[p] = sum[u][v];
+      }
 }
-#endif
 
 // result[4 i + j] = x_i . y_j for four rows x and four rows y.
 template <typename T>
 FERKIT_INLINE void dots4x4(const T* const x[4], const T* const y[4], int64_t width, T* result) {
   constexpr int L = Simd<T>::lanes;
-  Vec<T> acc[16] = {};
-  int64_t d = 0;
-  for (; d + L <= width; d += L) {
-    Vec<T> right[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) load<T>(right[j], y[j] + d);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      Vec<T> left;
-      load<T>(left, x[i] + d);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) acc[4 * i + j] += left * right[j];
-    }
-  }
+  Vec<T> acc[16];
+  products<T, 4, 4>(x, y, width, acc);
+  const int64_t d = width / L * L;
   if (d < width) {
     Vec<T> left[4], right[4];
     for (int j = 0; j < 4; ++j) load_some<T>(left[j], x[j] + d, width - d), load_some<T>(right[j], y[j] + d, width - d);
@@ -141,5 +173,3 @@ FERKIT_INLINE void dots4x4(const T* const x[4], const T* const y[4], int64_t wid
     store<T>(result + block, acc[block]);
   }
 }
-
-}  // namespace ferkit

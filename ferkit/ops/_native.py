@@ -12,11 +12,12 @@ import torch
 
 import ferkit
 
-__all__ = ["Kernels", "build_info", "why_not"]
+__all__ = ["Kernels", "build_info", "instruction_set", "why_not"]
 
 _PACKAGE = Path(ferkit.__file__).resolve().parent
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
-ABI = 3  # raised with every change of a native schema; setup.py writes it into the build metadata
+ABI = 4  # raised with every change of a native schema; setup.py writes it into the build metadata
+INSTRUCTION_SETS = {4: "AVX-512", 3: "AVX2", 0: "the baseline"}  # x86-64-v4, x86-64-v3, what the compiler takes unasked
 MINIMUM_TORCH = (2, 11)  # the stable ABI the libraries are built against
 
 
@@ -68,6 +69,13 @@ def _load(name: str) -> str | None:
     except OSError as error:
         return str(error).splitlines()[0]
     return None
+
+
+def instruction_set() -> str | None:
+    """Of the CPU's kernels that are taken; None where the library is not used."""
+    if why_not("cpu") is not None:
+        return None
+    return INSTRUCTION_SETS[int(torch.ops.ferkit_native.cpu_level())]
 
 
 class Kernels:

@@ -1,12 +1,10 @@
 // The passes of the factored form over rows, a chunk at a time, all in double.
-#pragma once
+// Included by kernels.h, inside the instruction set's namespace.
 
-#include "similarity_preserving.h"
-#include "tiles.h"
+using sp::kChunk;
+using sp::Pair;
+using sp::Pull;
 
-namespace ferkit::sp {
-
-constexpr int64_t kChunk = 64;  // rows at a time: X and Z of one chunk fit in the L2 cache up to D = 512
 constexpr int L = Simd<double>::lanes;
 
 template <typename T>
@@ -75,22 +73,6 @@ FERKIT_INLINE void own_norms(
   }
 }
 
-template <typename T>
-struct Pair {  // one branch against the target
-  int64_t target_width, branch_width, wide;
-  const T *target, *branch;
-  const double *weight, *inv_target, *inv_branch;
-  double ratio;  // the branch's features times this are as long as the target's; A does not know the difference
-};
-
-// A power of two, so that scaling rounds nothing.
-FERKIT_INLINE double length_ratio(int64_t wide, const double* target_block, const double* branch_block) {
-  double target = 0, branch = 0;
-  for (int64_t d = 0; d < wide; ++d) target += target_block[d * wide + d], branch += branch_block[d * wide + d];
-  const double power = std::round((std::log2(target) - std::log2(branch)) / 2);
-  return std::fabs(power) <= 200 ? std::exp2(power) : 1;  // 1 for zero, infinite and NaN features too
-}
-
 // Rows of sqrt(M) X and sqrt(M) Z, each (used, 2 W).
 template <typename T>
 FERKIT_INLINE void read_pair(const Pair<T>& p, const int64_t* rows, int64_t used, double* x, double* z) {
@@ -123,11 +105,6 @@ FERKIT_INLINE void pair_blocks(
     add_upper<double>(used, 2 * p.wide, z, z, zz);
   }
 }
-
-struct Pull {  // where the gradients of one branch go, all (N, W) or (N,)
-  double *direct_target, *direct_branch;  // d F that does not pass through r
-  double *along_target, *along_branch;    // d U . F
-};
 
 // d X = 2 M X (Z^T M Z), d Z = 2 M Z (X^T M X), `scale` times.
 template <typename T>
@@ -212,4 +189,36 @@ FERKIT_INLINE void finish(
   }
 }
 
-}  // namespace ferkit::sp
+#define FERKIT_DEFINE(T, S)                                                                                        \
+  void own_block_##S(                                                                                \
+      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, double* chunk, double* block) {  \
+    own_block<T>(b, e, w, wide, f, v, chunk, block);                                                               \
+  }                                                                                                                \
+  void own_norms_##S(                                                                                \
+      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, const double* block,             \
+      double* chunk, double* product, double* inverse) {                                                           \
+    own_norms<T>(b, e, w, wide, f, v, block, chunk, product, inverse);                                             \
+  }                                                                                                                \
+  void pair_blocks_##S(                                                                              \
+      const Pair<T>& p, int64_t b, int64_t e, double* x, double* z, double* xx, double* zz) {                      \
+    pair_blocks<T>(p, b, e, x, z, xx, zz);                                                                         \
+  }                                                                                                                \
+  void pair_pull_##S(                                                                                \
+      const Pair<T>& p, int64_t b, int64_t e, double scale, const double* xx, const double* zz, double* x,         \
+      double* z, double* dx, double* dz, const Pull& to) {                                                         \
+    pair_pull<T>(p, b, e, scale, xx, zz, x, z, dx, dz, to);                                                        \
+  }                                                                                                                \
+  void norm_block_##S(                                                                               \
+      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* inverse, const double* along,       \
+      double* left, double* right, double* block) {                                                                \
+    norm_block<T>(b, e, w, wide, f, inverse, along, left, right, block);                                           \
+  }                                                                                                                \
+  void finish_##S(                                                                                   \
+      int64_t b, int64_t e, int64_t w, int64_t wide, const T* f, const double* v, const double* inverse,           \
+      const double* along, const double* block, const double* d_block, const double* direct, double* chunk,        \
+      double* through, double* around, double* sum, T* result) {                                                   \
+    finish<T>(b, e, w, wide, f, v, inverse, along, block, d_block, direct, chunk, through, around, sum, result);   \
+  }
+FERKIT_DEFINE(float, f32)
+FERKIT_DEFINE(double, f64)
+#undef FERKIT_DEFINE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Score the run in folder ``run`` on a split of any dataset with its classes, at the size it was trained with.
 
+    Of class folders some of the run's classes suffice. One without an image is told in a warning: mean class accuracy
+    is the mean over the others, and its row of the confusion matrix says so.
     On the run's own data the split is the run's own, and so is the fold of a cross-validated run, unless another
     ``validation_share``, ``subset_seed`` or fold is asked for: none of the training images is then scored. So are
     ``alignment``, ``image_root``, ``label_order`` and ``exclude_duplicates``, and but for the training split ``labels``
@@ -105,6 +108,8 @@ def evaluate(
         dataset = attach_label_sets(dataset, data, "test", values=config["values"])
     found = annotate(recipe, dataset, batch_size)
     figures = figures_of(found, dataset)
+    if found.probabilities is not None:
+        _warn_of_absent(dataset, split)
     name = f"{data.data}-{split}"
     if save is not None:
         save_predictions(save, found, dataset, split, config["classes"])
@@ -112,6 +117,17 @@ def evaluate(
     if found.probabilities is not None:
         confusion_figure(found.probabilities, dataset, folder.figures / f"confusion-{name}.png")
     return figures
+
+
+def _warn_of_absent(dataset: Any, split: str) -> None:
+    held = set(dataset.labels.tolist())
+    absent = [name for label, name in enumerate(dataset.classes) if label not in held]
+    if absent:
+        warnings.warn(
+            f"no image of {', '.join(absent)} in the {split} set: mean_class_accuracy is the mean over the other "
+            f"{len(dataset.classes) - len(absent)} classes",
+            stacklevel=3,
+        )
 
 
 def _place(root: str | None) -> str | None:

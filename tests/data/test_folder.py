@@ -61,6 +61,17 @@ def test_class_without_image(tmp_path):
         image_folder(tmp_path)
 
 
+def test_some_of_a_model_s_classes(tmp_path):
+    grow(tmp_path, "Sad/0.png", "Joy/0.png")
+    manifest = image_folder(tmp_path, EMOTIONS, every_class=False)
+    assert manifest.classes == EMOTIONS and manifest.label.tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"one of the classes \(happy, fear\), got \['Sad'\]"):
+        image_folder(tmp_path, ("happy", "fear"), every_class=False)
+    grow(tmp_path / "empty", "Sad/none.txt")
+    with pytest.raises(ValueError, match=r"root: expected images of happy, sad in .*empty, got none"):
+        image_folder(tmp_path / "empty", ("happy", "sad"), every_class=False)
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(ValueError, match="root: expected a folder"):
         image_folder(tmp_path / "none")

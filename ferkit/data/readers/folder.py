@@ -17,7 +17,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", "
 SPLITS = {"train", "valid", "test", *SPLIT_ALIASES}
 
 
-def image_folder(root: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Manifest:
+def image_folder(
+    root: str | os.PathLike[str], classes: Sequence[str] | None = None, every_class: bool = True
+) -> Manifest:
     """Read ``root/<class>/*`` or ``root/<train|val|test>/<class>/*`` (any depth below the class folder).
 
     Args:
@@ -25,12 +27,13 @@ def image_folder(root: str | os.PathLike[str], classes: Sequence[str] | None = N
         classes: class names in index order. Default: the emotions in the order used everywhere (with contempt if
             there is such a folder); folders are matched by name in any published spelling (``Happiness``, ``angry``),
             never by position.
+        every_class: whether a class without any image is an error; not where a model of these classes is scored.
 
     Returns:
         A manifest; without the level of splits every row is ``train``.
 
     Raises:
-        ValueError: a folder that is no class (all such are listed), a class without any image, no folder at all.
+        ValueError: a folder that is no class (all such are listed), a class without any image, no folder or no image.
 
     Example:
         >>> import tempfile
@@ -67,7 +70,9 @@ def image_folder(root: str | os.PathLike[str], classes: Sequence[str] | None = N
     ]
     held = {label for _, _, label in rows}
     empty = [name for position, name in enumerate(names) if position not in held]
-    if empty:
+    if not rows and not every_class:
+        raise ValueError(f"root: expected images of {', '.join(names)} in {base}, got none")
+    if empty and every_class:
         hint = "" if classes is not None else "; give classes= to leave it out"
         raise ValueError(f"root: expected an image of each class in {base}, got none of {', '.join(empty)}{hint}")
     image, split, label = zip(*rows)

@@ -254,6 +254,28 @@ def test_folders_that_cannot_be_trained_on(folder, tmp_path, capsys, words, mess
     assert message in capsys.readouterr().err and not out.exists()
 
 
+def test_images_without_a_label(folder, tmp_path, capsys):
+    rows = [
+        f"{name}/{i}.png,{s},{label}"
+        for name in ("Happiness", "Sad")
+        for i, (s, label) in enumerate([("train", name), ("train", name), ("valid", ""), ("test", name)])
+    ]
+    (folder / "faces.csv").write_text("\n".join(["image,split,label", *rows]) + "\n")
+    words, out = ("train ce --data manifest --root", folder / "faces.csv", FOLDER), tmp_path / "out"
+    assert ferkit(*words, "--out", out) == 2 and not out.exists()
+    assert "data: expected validation images with a label, got 2 without" in capsys.readouterr().err
+    assert ferkit("study dmue --data manifest --root", folder / "faces.csv", "--classes [happy,sad] --out", out) == 2
+    assert "data: expected validation images with a label, got 2 without" in capsys.readouterr().err
+    assert ferkit("train ce --data folder --root", folder, FOLDER, "--out", out) == 0
+    words, table = ("evaluate", out, "--data manifest --root", folder / "faces.csv"), tmp_path / "found.csv"
+    assert ferkit(*words) == 2
+    assert "data: expected validation images with a label, got 2 without" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="no image of the validation set has a label: there is no accuracy"):
+        assert ferkit(*words, "--save-predictions", table) == 0
+    assert len(list(csv.DictReader(table.open()))) == 2 and "nan" not in capsys.readouterr().out
+    assert json.loads((out / "evaluate-manifest-validation.json").read_text()) == {"images": 2}
+
+
 def test_small_batches_need_not_hold_every_class(folder, tmp_path):
     words = ("--sampler shuffle --batch-size 2 --out", tmp_path / "out")
     assert ferkit("train ce --data folder --root", folder, FOLDER, *words) == 0

@@ -56,16 +56,27 @@ def open_image(path: Path) -> Any:
         return _stored_image(path)
     try:
         with pil.Image.open(path) as image:
+            kind = image.format
             image.load()  # the header alone does not tell that a file is cut off
             image = pil.ImageOps.exif_transpose(image)
-            if image.mode in ("I", "I;16", "I;16L", "I;16B"):  # 16-bit grey: Pillow would clip instead of scaling
-                values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-                return pil.Image.fromarray(values.astype(np.uint8))
+            if image.mode.startswith("I"):  # grey of more than 8 bits: Pillow would clip instead of scaling
+                return pil.Image.fromarray(_eight_bits(image, kind))
             if image.mode == "F":  # from 0 to 1, or to 255: Pillow would clip
                 raise ValueError("expected 8 or 16 bits a pixel, got floating-point numbers")
             return image if image.mode == "L" else image.convert("RGB")
     except Exception as error:  # Pillow's plug-ins raise many kinds: OSError, SyntaxError, struct.error, its bomb error
         raise ImageError(f"image cannot be read: {path}: {type(error).__name__}: {error}") from error
+
+
+def _eight_bits(image: Any, kind: str) -> NDArray[np.uint8]:
+    """Whole numbers as 0..255: as they are where they fit, for 16 bits would make them black; else of 16 bits."""
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 255:
+        if image.mode == "I" and kind not in ("PNG", "PPM"):  # these are of 16 bits also in Pillow's 32-bit mode
+            raise ValueError(f"expected 8 or 16 bits a pixel, or 32-bit numbers of 0..255 only, got {low}..{high}")
+        values >>= 8
+    return values.astype(np.uint8)
 
 
 def decode(path: Path, size: int) -> NDArray[np.uint8]:

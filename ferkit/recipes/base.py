@@ -93,10 +93,13 @@ class Recipe(lightning.LightningModule):
         return losses["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        labelled = int((batch["label"] >= 0).sum())
+        if not labelled:  # the loss would be NaN, the accuracy 0
+            return
         logits = self(batch["image"])
         loss = F.cross_entropy(logits, batch["label"], ignore_index=-1)
         self.val_accuracy(logits, batch["label"])
-        self.log_dict({"val_loss": loss, "val_accuracy": self.val_accuracy}, prog_bar=True, batch_size=len(logits))
+        self.log_dict({"val_loss": loss, "val_accuracy": self.val_accuracy}, prog_bar=True, batch_size=labelled)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities (N, C)."""

@@ -182,15 +182,17 @@ def build_dataset(
 ) -> Any:
     """The images of a split; training labels are flipped by ``noise``, with ``seed``.
 
-    Without ``images`` none is rendered or decoded before it is asked for: for those who want the columns only.
+    Without ``images`` none is rendered or decoded before it is asked for: for those who want the columns only. With
+    ``classes``, such as a run's, class folders need not have an image of each.
 
     Raises:
         ValueError: for an unknown split, images that cannot be read, or other classes than ``classes``.
     """
     check_choice(split, "split", SPLITS)
+    every_class = classes is None
     classes = options.classes if classes is None else classes
     dataset: Any = _synthetic(options, split, progress, images) if options.data == "synthetic" else None
-    rows = None if dataset is not None else split_rows(options, split, classes, progress)
+    rows = None if dataset is not None else split_rows(options, split, classes, progress, every_class=every_class)
     if rows is not None and (
         options.data == "cifar10" or (options.data == "cifar10n" and not is_labelled_folder(options.root))
     ):
@@ -231,11 +233,17 @@ def _faces(count: int, size: int, seed: int, num_classes: int) -> SyntheticFaces
 
 
 def split_rows(
-    options: DataOptions, split: str, classes: Sequence[str] | None, progress: bool, may_lack: bool = False
+    options: DataOptions,
+    split: str,
+    classes: Sequence[str] | None,
+    progress: bool,
+    may_lack: bool = False,
+    every_class: bool = True,
 ) -> Manifest:
     """The rows of a split; without a validation split of its own the training rows are shared out.
 
-    A split that the data do not have is an error, or with ``may_lack`` no rows.
+    A split that the data do not have is an error, or with ``may_lack`` no rows. So is a class without an image in class
+    folders, unless ``every_class`` is off.
     """
     root = str(options.root)
     name = canonical_split(split)
@@ -266,7 +274,7 @@ def split_rows(
         rows = published_faces(options, classes)
         rows = rows if classes is None else with_classes(rows, classes)
     elif options.data == "folder":
-        rows = image_folder(root, classes=classes)
+        rows = image_folder(root, classes, every_class)
     else:
         rows = everything = Manifest.read(root, classes=classes)
         if options.labels is not None:

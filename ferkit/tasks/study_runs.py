@@ -23,6 +23,7 @@ from ferkit.tasks._mined_course import MinedCourse
 from ferkit.tasks._study_figures import COURSE
 from ferkit.tasks._study_report import report
 from ferkit.tasks.data import DataOptions, build_dataset
+from ferkit.tasks.evaluation import check_scored
 from ferkit.tasks.run import Run
 from ferkit.tasks.study_plan import SWITCHES, StudyOptions, Variant, merged, plan, run_folder
 from ferkit.tasks.training import FREE, FROM_DATA, FitOptions, make_trainer, train, training_loader, with_sampler
@@ -86,11 +87,12 @@ def _checked(data: DataOptions, fit: FitOptions, options: Mapping[str, Any]) -> 
     What can be wrong with data, trainer or recipe is told here.
     """
     training = build_dataset(data, "train", images=False)
-    build_dataset(data, "validation", classes=training.classes, images=False)
+    validation = build_dataset(data, "validation", classes=training.classes, images=False)
     with torch.random.fork_rng(devices=[]):  # initial weights that nobody uses
         recipe = DMUE(len(training.classes), **options)
         base = {name: value for name, value in recipe.hparams.items() if name not in FROM_DATA}
         CrossEntropy(len(training.classes), **_of_cross_entropy(base))
+    check_scored(recipe, validation, "validation")
     fit = with_sampler(fit, recipe)
     training_loader(training, fit)
     make_trainer(Run(Path(str(fit.out))), fit)
@@ -186,7 +188,10 @@ def _train_all(
         seconds.setdefault(variant.method, []).append(taken)
         left = _estimate(waiting[number + 1 :], seconds)
         place = f"[{len(todo) - len(waiting) + number + 1}/{len(todo)}] {variant.name}, seed {seed}"
-        print(f"{place}: accuracy {figures['accuracy']:.3f}, {_clock(taken)}; {_clock(left)} left", flush=True)
+        print(
+            f"{place}: accuracy {figures.get('accuracy', math.nan):.3f}, {_clock(taken)}; {_clock(left)} left",
+            flush=True,
+        )
 
 
 def _estimate(waiting: Iterable[tuple[Variant, int]], seconds: Mapping[str, list[float]]) -> float:

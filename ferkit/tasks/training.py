@@ -23,7 +23,7 @@ from ferkit.samplers import ClassCoverageBatchSampler, InverseFrequencyBatchSamp
 from ferkit.tasks._callbacks import AtomicCheckpointIO, MetricsTable
 from ferkit.tasks._decoder_sheet import DecoderSheet, has_decoder
 from ferkit.tasks.data import DataOptions, build_dataset
-from ferkit.tasks.evaluation import confusion_figure, figures_of
+from ferkit.tasks.evaluation import check_scored, confusion_figure, figures_of
 from ferkit.tasks.label_sets import attach_label_sets
 from ferkit.tasks.neighbors import GraphOptions, attach_graphs
 from ferkit.tasks.predictions import annotate
@@ -122,6 +122,7 @@ def train(
         given |= {"size": data.size, "sources": sources, "values": values}
     lightning.seed_everything(fit.seed, verbose=False)
     recipe = METHODS[method](num_classes=len(training.classes), seed=fit.seed, **given)
+    check_scored(recipe, validation, "validation")
     fit = with_sampler(fit, recipe)
     neighbors = None
     if isinstance(recipe, NeighborRecipe):

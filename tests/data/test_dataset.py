@@ -76,6 +76,34 @@ def test_modes_of_images(tmp_path, mode):
     assert np.abs(found.astype(int) - expected).max() <= 2
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint16])
+def test_wide_numbers_of_eight_bits_are_not_black(tmp_path, dtype):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(grey.astype(dtype)).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(decode(tmp_path / "a.tif", 8), np.stack([grey] * 3))
+
+
+@pytest.mark.parametrize("kind", ["pgm", "png", "tif"])
+def test_sixteen_bits_are_scaled(tmp_path, kind):
+    wide = (np.arange(64).reshape(8, 8) * 1000).astype(np.uint16)
+    path = tmp_path / f"a.{kind}"
+    if kind == "pgm":  # Pillow's mode is that of 32 bits
+        path.write_bytes(b"P5 8 8 65535\n" + wide.astype(">u2").tobytes())
+    else:
+        Image.fromarray(wide).save(path)
+    np.testing.assert_array_equal(decode(path, 8), np.stack([wide >> 8] * 3))
+
+
+@pytest.mark.parametrize("value", [-1, 256, 65535])
+def test_other_wide_numbers_are_refused(tmp_path, value):
+    Image.fromarray(np.array([[0, value]], dtype=np.int32)).save(tmp_path / "a.tif")
+    message = (
+        rf"a\.tif: ValueError: expected .* 32-bit numbers of 0\.\.255 only, got {min(0, value)}\.\.{max(0, value)}"
+    )
+    with pytest.raises(ImageError, match=message):
+        decode(tmp_path / "a.tif", 8)
+
+
 def test_floating_point_images_are_refused(tmp_path):
     Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ImageError, match=r"a\.tif: ValueError: expected 8 or 16 bits a pixel"):

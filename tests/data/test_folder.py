@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
+from PIL import Image
 
 from ferkit.data import EMOTIONS, FaceDataset, image_folder
 from ferkit.data.images import ImageError
@@ -33,6 +37,37 @@ def test_a_link_that_leads_nowhere_is_a_missing_image(tmp_path):
         FaceDataset(image_folder(tmp_path))
 
 
+def test_gif_and_jfif_are_read(tmp_path):
+    first, second = (Image.new("RGB", (8, 8), color) for color in ("red", "blue"))
+    (tmp_path / "Sad").mkdir()
+    first.save(tmp_path / "Sad" / "0.gif", save_all=True, append_images=[second])
+    first.save(tmp_path / "Sad" / "1.JFIF", format="JPEG", quality=100)
+    faces = FaceDataset(image_folder(tmp_path, ("sad",)), size=8)
+    assert [Path(name).name for name in faces.manifest.image] == ["0.gif", "1.JFIF"]
+    red = torch.tensor([255, 0, 0])[:, None, None]
+    assert all((item["image"] - red).abs().max() < 3 for item in (faces[0], faces[1]))
+
+
+def test_images_of_other_kinds_are_told(tmp_path):
+    grow(tmp_path, *(f"{name}/0.png" for name in NAMES), "Sad/a.HEIC", "Sad/b.heic", "Fear/deep/c.avif")
+    grow(tmp_path, "Sad/notes.txt", "Sad/._d.heic", "Sad/.cache/d.heic")
+    with pytest.warns(UserWarning, match=r": 3 images are left out, of kinds that are not read: 2 \.heic, 1 \.avif$"):
+        assert len(image_folder(tmp_path)) == 7
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
+    root, more = tmp_path / "faces", grow(tmp_path, "more/0.png", "more/deep/1.png") / "more"
+    grow(root, *(f"{name}/0.png" for name in NAMES if name != "Fear"))
+    (root / "Fear").symlink_to(more)  # a class folder
+    (root / "Sad" / "more").symlink_to(more)
+    (more / "deep" / "faces").symlink_to(root)  # from Fear and from Sad back to where both are
+    (root / "Sad" / "again").symlink_to(root / "Sad")
+    (root / "Sad" / "none").symlink_to("none")  # to itself
+    (root / "Circle").symlink_to(root)
+    found = [name for name in image_folder(root).image if name.startswith(("Fear", "Sad"))]
+    assert found == ["Fear/0.png", "Fear/deep/1.png", "Sad/0.png", "Sad/more/0.png", "Sad/more/deep/1.png"]
+
+
 def test_contempt_makes_eight(tmp_path):
     assert image_folder(grow(tmp_path, *(f"{name}/0.png" for name in (*NAMES, "contempt")))).classes == EMOTIONS
 
@@ -59,6 +94,17 @@ def test_class_without_image(tmp_path):
     grow(tmp_path, *(f"{name}/0.png" for name in NAMES[:5]), "Sad/none.txt")
     with pytest.raises(ValueError, match=r"an image of each class .* got none of sad, surprise; give classes="):
         image_folder(tmp_path)
+
+
+def test_some_of_a_model_s_classes(tmp_path):
+    grow(tmp_path, "Sad/0.png", "Joy/0.png")
+    manifest = image_folder(tmp_path, EMOTIONS, every_class=False)
+    assert manifest.classes == EMOTIONS and manifest.label.tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"one of the classes \(happy, fear\), got \['Sad'\]"):
+        image_folder(tmp_path, ("happy", "fear"), every_class=False)
+    grow(tmp_path / "empty", "Sad/none.txt")
+    with pytest.raises(ValueError, match=r"root: expected images of happy, sad in .*empty, got none"):
+        image_folder(tmp_path / "empty", ("happy", "sad"), every_class=False)
 
 
 def test_no_folder(tmp_path):

@@ -212,6 +212,31 @@ def test_folder_of_faces(folder, tmp_path):
     assert json.loads((out / "evaluate-folder-train.json").read_text())["images"] == 8
 
 
+def test_another_folder_with_some_of_the_classes(folder, tmp_path, capsys):
+    shutil.copytree(folder / "Sad", folder / "Angry")
+    out, other, table = tmp_path / "out", tmp_path / "other", tmp_path / "found.csv"
+    words = (FOLDER.replace("happy,", "anger,happy,"), "--batch-size 6")
+    assert ferkit("train ce --data folder --root", folder, *words, "--out", out) == 0
+    shutil.copytree(folder / "Sad", other / "sadness")
+    shutil.copytree(folder / "Happiness", other / "joy")
+    scored = ("evaluate", out, "--data folder --split train --validation-share 0")
+    with pytest.warns(UserWarning, match="no image of anger in the train set: .* the mean over the other 2 classes"):
+        assert ferkit(*scored, "--root", other, "--save-predictions", table) == 0
+    figures = json.loads((out / "evaluate-folder-train.json").read_text())
+    assert figures["images"] == 8 and figures["mean_class_accuracy"] == figures["accuracy"], "4 of each of two"
+    rows = list(csv.DictReader(table.open()))
+    names = {"joy": "happy", "sadness": "sad"}
+    hits = [row["predicted"] == names[row["image"].split("/")[0]] for row in rows]
+    assert figures["accuracy"] == np.mean(hits) and set(rows[0]) >= {"p_anger", "p_happy", "p_sad"}
+    assert (out / "figures" / "confusion-folder-train.png").exists()
+    (other / "cat").mkdir()
+    assert ferkit(*scored, "--root", other) == 2
+    assert "to be one of the classes (anger, happy, sad), got ['cat']" in capsys.readouterr().err
+    shutil.rmtree(folder / "Angry")
+    assert ferkit("train ce --data folder --root", folder, *words, "--out", tmp_path / "new") == 2
+    assert "root: expected an image of each class" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -227,6 +252,28 @@ def test_folders_that_cannot_be_trained_on(folder, tmp_path, capsys, words, mess
     out = tmp_path / "out"
     assert ferkit("train ce --data folder --root", folder, FOLDER, words, "--out", out) == 2
     assert message in capsys.readouterr().err and not out.exists()
+
+
+def test_images_without_a_label(folder, tmp_path, capsys):
+    rows = [
+        f"{name}/{i}.png,{s},{label}"
+        for name in ("Happiness", "Sad")
+        for i, (s, label) in enumerate([("train", name), ("train", name), ("valid", ""), ("test", name)])
+    ]
+    (folder / "faces.csv").write_text("\n".join(["image,split,label", *rows]) + "\n")
+    words, out = ("train ce --data manifest --root", folder / "faces.csv", FOLDER), tmp_path / "out"
+    assert ferkit(*words, "--out", out) == 2 and not out.exists()
+    assert "data: expected validation images with a label, got 2 without" in capsys.readouterr().err
+    assert ferkit("study dmue --data manifest --root", folder / "faces.csv", "--classes [happy,sad] --out", out) == 2
+    assert "data: expected validation images with a label, got 2 without" in capsys.readouterr().err
+    assert ferkit("train ce --data folder --root", folder, FOLDER, "--out", out) == 0
+    words, table = ("evaluate", out, "--data manifest --root", folder / "faces.csv"), tmp_path / "found.csv"
+    assert ferkit(*words) == 2
+    assert "data: expected validation images with a label, got 2 without" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="no image of the validation set has a label: there is no accuracy"):
+        assert ferkit(*words, "--save-predictions", table) == 0
+    assert len(list(csv.DictReader(table.open()))) == 2 and "nan" not in capsys.readouterr().out
+    assert json.loads((out / "evaluate-manifest-validation.json").read_text()) == {"images": 2}
 
 
 def test_small_batches_need_not_hold_every_class(folder, tmp_path):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import lightning
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
+from ferkit.recipes import CrossEntropy
 from ferkit.tasks.evaluation import JEFFREYS_EPS, score
 
 
@@ -66,3 +70,23 @@ def test_without_votes_there_is_no_distance():
     known = dataset.labels >= 0
     hits = (probabilities.argmax(1) == dataset.labels)[known]
     assert figures["accuracy"] == pytest.approx(float(hits.float().mean())) and figures["images"] == 9
+
+
+def test_without_labels_there_is_no_accuracy():
+    probabilities, dataset = faces(votes())
+    dataset.labels = torch.full((9,), -1)
+    assert set(score(probabilities, dataset)) == {"images", "total_variation", "kl", "jeffreys"}
+
+
+def test_a_batch_without_labels_does_not_spoil_the_validation():
+    labels = torch.tensor([0, 1, 2, -1, -1, -1, -1, 1])  # in batches of 3: the second has none
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = [{"image": images[i], "label": labels[i], "index": i} for i in range(8)]
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    recipe = CrossEntropy(3, backbone="small")
+    found = trainer.validate(recipe, DataLoader(rows, 3), verbose=False)[0]
+    known = labels >= 0
+    with torch.no_grad():
+        logits = recipe.eval()(images[known])
+    assert found["val_loss"] == pytest.approx(float(F.cross_entropy(logits, labels[known])), rel=1e-5)
+    assert found["val_accuracy"] == pytest.approx(float((logits.argmax(1) == labels[known]).float().mean()))

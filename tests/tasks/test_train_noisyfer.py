@@ -194,6 +194,27 @@ def test_values_alone(manifest, tmp_path):
     assert table.read_text().splitlines()[0] == "index,image,split,valence"
 
 
+def test_validation_images_without_a_label(manifest, tmp_path, capsys):
+    lines = [line.split(",") for line in manifest.read_text().splitlines()]
+    bare = [[row[0], row[1], *(("",) * 4 if row[1] == "valid" else row[2:6]), row[6]] for row in lines]
+    manifest.write_text("\n".join(map(",".join, bare)) + "\n")
+    out = tmp_path / "run"
+    assert ferkit("train vgg", MANIFEST, "--root", manifest, "--out", out) == 0, "scored by valence"
+    assert set(json.loads((out / "metrics.json").read_text())) == {"images", "ccc_valence", "mse_valence", "ccc"}
+    row = next(csv.DictReader((out / "metrics.csv").open()))
+    assert "val_ccc_valence" in row and not {"val_loss", "val_accuracy"} & set(row)
+    assert not (out / "figures" / "confusion.png").exists()
+    new = tmp_path / "new"
+    assert ferkit("train vgg --values []", MANIFEST, "--root", manifest, "--out", new) == 2
+    assert "data: expected validation images with a label, got 8 without" in capsys.readouterr().err
+    manifest.write_text("\n".join(",".join([*row[:6], row[6] if row[1] != "valid" else ""]) for row in bare) + "\n")
+    assert ferkit("train vgg", MANIFEST, "--root", manifest, "--out", new) == 2
+    assert "expected validation images with a label or a known valence, got 8 without" in capsys.readouterr().err
+    assert ferkit("train noisyfer --sources []", MANIFEST, "--root", manifest, "--out", new) == 2
+    assert "expected validation images with a known valence, got 8 without" in capsys.readouterr().err
+    assert not new.exists()
+
+
 def test_label_sets_are_refused_where_one_is_learned(tmp_path, capsys):
     assert ferkit("train ce --sources [annotator1] --train-images 20 --out", tmp_path / "out") == 2
     assert "sources: expected none with method 'ce'" in capsys.readouterr().err and not (tmp_path / "out").exists()

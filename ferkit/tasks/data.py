@@ -28,6 +28,7 @@ from ferkit.data import (
 from ferkit.data.classes import with_classes
 from ferkit.data.manifest import canonical_split
 from ferkit.data.readers.cifar10 import cifar_images, cifar_labels, is_labelled_folder
+from ferkit.data.synthetic.dataset import MAX_SIZE
 from ferkit.tasks._listed_faces import LISTED, best_labels, check_lists, learned_labels, listed_faces
 from ferkit.tasks._published_faces import PUBLISHED, check_images, published_faces
 
@@ -71,7 +72,7 @@ class DataOptions:
         machine_labels: for rafdb and affectnet further label sets, name to list file (``--machine_labels.model
             list.txt``), learned as ``sources`` and joined by the images' names.
         affect: for rafdb and affectnet a list of valence and arousal, joined likewise.
-        size: side of the images in pixels.
+        size: side of the images in pixels, 8 to 512.
         train_images: use this many training images, drawn by ``subset_seed``; all if not given. For synthetic data
             how many are rendered, 3500 if not given.
         validation_images: likewise for validation and test; 1000 rendered ones if not given.
@@ -133,7 +134,7 @@ class DataOptions:
             raise ValueError(f"root: expected the folder or file of data {self.data!r}, got none")
         if self.data == "synthetic" and self.root is not None:
             raise ValueError(f"data: expected the kind of images in root {self.root!r}, got 'synthetic'")
-        check_number(self.size, "size", 8, integer=True)
+        check_number(self.size, "size", 8, MAX_SIZE, integer=True)
         check_number(self.noise, "noise", 0, 1)
         check_number(self.validation_share, "validation_share", 0, 1)
         for name in ("train_images", "validation_images"):

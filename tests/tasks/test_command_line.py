@@ -265,6 +265,7 @@ def test_unreadable_image(folder, tmp_path, capsys):
         (f"train dmue {SMALL} --pretrained missing.pth", "expected a file, got 'missing.pth'"),
         (f"train dmue {SMALL} --noise 1.5", "noise: expected a value in [0, 1]"),
         (f"train dmue {SMALL} --epochs 0", "epochs"),
+        ("train ce --data folder --root nowhere --size 100000", "size: expected a value in [8, 512], got 100000"),
         (f"train dmue {SMALL} --gamma -1", "gamma"),
         (f"train dmue {SMALL} --normalize rows", "normalize: expected one of 'batch', 'subset', got 'rows'"),
         (

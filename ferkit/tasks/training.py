@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from ferkit.blocks.pretrained import read_checkpoint
 from ferkit.checks import check_choice, check_number
 from ferkit.data.label_sets import LabelSetDataset
-from ferkit.recipes import Recipe, TrainingDiverged
+from ferkit.recipes import NoisyFER, Recipe, TrainingDiverged
 from ferkit.recipes.neighbors import NeighborRecipe
 from ferkit.reports import plot_curves, write_json
 from ferkit.samplers import ClassCoverageBatchSampler, InverseFrequencyBatchSampler
@@ -145,6 +146,9 @@ def train(
         print(recipe.load_report)
     if several:
         print(f"Label sets: {', '.join(sources) or 'none'}; values: {', '.join(values) or 'none'}", flush=True)
+    if isinstance(recipe, NoisyFER) and fit.epochs <= recipe.warmup:
+        told = f"no game is played: warmup is {recipe.warmup} epochs, and the run has {fit.epochs}"
+        print(f"{told} (give more epochs, or a smaller warmup)", file=sys.stderr)
     resume_from = None if checkpoint is None else str(checkpoint)
     try:
         trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)

@@ -110,6 +110,20 @@ def test_info_check_and_show(files, capsys):
     assert "ids: as many, but not the same ones" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--out {0}/a.xyz", "out: expected a picture, such as .png, .svg or .pdf, got "),
+        ("--out {0}/a", "out: expected a picture, such as .png, .svg or .pdf, got "),
+        ("--out {0}/faces.csv/a.png", "out: expected a file in a folder that can be written, got "),
+        ("--out {0}/a.png --images 0", "images: expected a value in [1, 200], got 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_the_graph_is_read(files, capsys, words, message):
+    assert ferkit(f"graph show {files[0]}/none.knn", words.format(files[0])) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_check_finds_a_wrong_graph(files, capsys):
     folder, _, _ = files
     out = folder / "va.knn"

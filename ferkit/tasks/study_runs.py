@@ -19,6 +19,7 @@ from ferkit.recipes.backbone import BackboneRecipe
 from ferkit.reports import can_be_made, write_json, write_text
 from ferkit.reports.study import FIGURES
 from ferkit.tasks._label_figures import label_figures
+from ferkit.tasks._lock import LOCK, alone_in, check_free
 from ferkit.tasks._mined_course import MinedCourse
 from ferkit.tasks._study_figures import COURSE
 from ferkit.tasks._study_report import report
@@ -65,17 +66,19 @@ def study(
         raise ValueError("seed, resume: expected none of a study, which has seeds and always goes on, got some")
     folder = Path(fit.out or f"runs/study-dmue-{data.data}")
     _check_place(folder)  # not after reading the data
+    check_free(folder)
     fit = replace(fit, out=str(folder))
     base, fit, classes = _checked(data, fit, given)
     asked = varied.asked(base)
     _check_variants(_distinct(plan(asked, base, data.noise)), base, classes)
-    kept = _claim(folder, _settings(data, fit, base), asked)
-    todo = [(variant, seed) for seed in asked["seeds"] for variant in _distinct(plan(asked, base, data.noise))]
-    _train_all(folder, todo, data, fit, given, _of_cross_entropy(base), varied.keep_checkpoints)
-    variants = plan(kept, base, data.noise)
-    figures = {v.name: _finished(folder, v, kept["seeds"]) for v in _distinct(variants)}
-    report(folder, variants, figures, data, base)
-    return figures
+    with alone_in(folder):
+        kept = _claim(folder, _settings(data, fit, base), asked)
+        todo = [(variant, seed) for seed in asked["seeds"] for variant in _distinct(plan(asked, base, data.noise))]
+        _train_all(folder, todo, data, fit, given, _of_cross_entropy(base), varied.keep_checkpoints)
+        variants = plan(kept, base, data.noise)
+        figures = {v.name: _finished(folder, v, kept["seeds"]) for v in _distinct(variants)}
+        report(folder, variants, figures, data, base)
+        return figures
 
 
 def _distinct(variants: Mapping[str, Mapping[Any, Variant]]) -> list[Variant]:
@@ -129,7 +132,8 @@ def _check_place(folder: Path) -> None:
     """Raise ValueError where no study can be; nothing is written yet."""
     if not can_be_made(folder / STUDY):
         raise ValueError(f"out: expected a folder that can be written, got {str(folder)!r}")
-    if folder.exists() and any(folder.iterdir()) and not (folder / STUDY).is_file():
+    others = folder.exists() and any(path.name != LOCK for path in folder.iterdir())
+    if others and not (folder / STUDY).is_file():
         raise ValueError(f"out: expected a new or empty folder or one with a study, got {str(folder)!r}")
 
 

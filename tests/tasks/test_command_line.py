@@ -52,7 +52,7 @@ FOLDER = "--classes [happy,sad] --batch-size 4 --epochs 1 --validation-share 0.5
 
 def test_run_folder(run):
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoints", "config.yaml", "figures", "labels.csv", "metrics.csv", "metrics.json")
+        *(".lock", "checkpoints", "config.yaml", "figures", "labels.csv", "metrics.csv", "metrics.json")
     ]
     assert sorted(path.name for path in (run / "figures").iterdir()) == ["confusion.png", "curves.png", "faces.png"]
     figures = json.loads((run / "metrics.json").read_text())

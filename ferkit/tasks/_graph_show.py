@@ -18,7 +18,7 @@ __all__ = ["check_drawing", "draw_neighbors", "draw_space"]
 FEWEST = 5  # rows below which t-SNE says nothing
 
 
-def check_drawing(out: str, images: int, points: int, perplexity: float) -> None:
+def check_drawing(out: str, images: int, points: int, perplexity: float, seed: int) -> None:
     """Raise for a picture that cannot be written, or numbers that mean nothing: now, and not after the t-SNE."""
     target = Path(out)
     if not is_picture(target):
@@ -28,6 +28,7 @@ def check_drawing(out: str, images: int, points: int, perplexity: float) -> None
     check_number(images, "images", 1, 200, integer=True)
     check_number(points, "points", FEWEST, integer=True)
     check_number(perplexity, "perplexity", 1)
+    check_number(seed, "seed", 0, integer=True)
 
 
 def draw_space(

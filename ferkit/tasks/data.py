@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from ferkit.checks import check_choice, check_number
+from ferkit.checks import check_choice, check_number, renamed
 from ferkit.data import (
     EMOTIONS,
     FaceDataset,
@@ -135,6 +135,9 @@ class DataOptions:
         if self.data == "synthetic" and self.root is not None:
             raise ValueError(f"data: expected the kind of images in root {self.root!r}, got 'synthetic'")
         check_number(self.size, "size", 8, MAX_SIZE, integer=True)
+        check_number(self.subset_seed, "subset_seed", 0, integer=True)
+        if self.synthetic_classes not in (7, 8):
+            raise ValueError(f"synthetic_classes: expected 7 or 8, got {self.synthetic_classes!r}")
         check_number(self.noise, "noise", 0, 1)
         check_number(self.validation_share, "validation_share", 0, 1)
         for name in ("train_images", "validation_images"):
@@ -269,9 +272,10 @@ def split_rows(
     elif options.data == "folder":
         rows = image_folder(root, classes=classes)
     else:
-        rows = everything = Manifest.read(root, classes=classes)
-        if options.labels is not None:
-            everything = rows.with_labels(rows.labels(options.labels))
+        with renamed(path="root", column="labels"):
+            rows = everything = Manifest.read(root, classes=classes)
+            if options.labels is not None:
+                everything = rows.with_labels(rows.labels(options.labels))
         rows = replace(everything, label=best_labels(rows, everything))
         _warn_of_shared(rows)
     if options.folds is not None:
@@ -306,7 +310,8 @@ def _cifar(options: DataOptions) -> Manifest:
     if options.data == "cifar10n":
         return cifar10n(root, "clean", download=options.download)
     noise = (0.2, 0.3, 0.4) if options.source_noise is None else options.source_noise
-    return cifar10(root, noise, exclude_true=not options.noise_includes_true, download=options.download)
+    with renamed(noise="source_noise"):
+        return cifar10(root, noise, exclude_true=not options.noise_includes_true, download=options.download)
 
 
 def _warn_of_shared(rows: Manifest) -> None:

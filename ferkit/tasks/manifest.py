@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ferkit.checks import renamed
 from ferkit.data import Manifest, join_predictions, read_predictions
 from ferkit.data.readers.cifar10 import is_labelled_folder
 from ferkit.tasks.data import SPLITS, DataOptions, split_rows
@@ -102,8 +103,10 @@ def join_manifest(
         ValueError: naming file and row, such as of a prediction that is there twice or of an image that is not.
     """
     _check_out(out)
-    rows = Manifest.read(manifest, classes=classes)
-    found = read_predictions(predictions, rows.classes)
+    with renamed(path="manifest"):
+        rows = Manifest.read(manifest, classes=classes)
+    with renamed(root="predictions"):
+        found = read_predictions(predictions, rows.classes)
     joined = join_predictions(rows, found, name, values)
     joined.write(out)
     lacking = joined.notes["without prediction"]

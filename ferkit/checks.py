@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "check_tensor",
     "check_unit_interval",
     "out_of_range",
+    "renamed",
 ]
 
 IGNORED_LABEL = -1
@@ -166,3 +168,22 @@ def check_number(
     # comparisons only, which torch.compile can trace with symbolic numbers; NaN fails them all
     if not (-math.inf < value < math.inf and low <= value <= high) or (open_low and value == low):
         raise ValueError(f"{name}: expected a value in {'(' if open_low else '['}{low}, {high}], got {value!r}")
+
+
+@contextmanager
+def renamed(**names: str) -> Iterator[None]:
+    """Errors of the block under the caller's names of the arguments: those that its own user has given.
+
+    >>> with renamed(value="share"):
+    ...     check_number(2, "value", 0, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: share: expected a value in [0, 1], got 2
+    """
+    try:
+        yield
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        name, colon, rest = str(error).partition(": ")
+        if not colon or name not in names:
+            raise
+        raise type(error)(f"{names[name]}: {rest}") from error

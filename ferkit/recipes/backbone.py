@@ -11,7 +11,7 @@ from ferkit import functional
 from ferkit.blocks.branched_backbone import BranchedBackbone, BranchedOutput
 from ferkit.blocks.pretrained import load_pretrained
 from ferkit.blocks.routed_backbone import RoutedBackbone
-from ferkit.checks import check_choice
+from ferkit.checks import check_choice, renamed
 from ferkit.data.augment import gaussian_noise, normalize_images, random_erasing
 from ferkit.recipes._released_schedule import released_adam
 from ferkit.recipes.base import Batch, Recipe
@@ -70,7 +70,8 @@ class BackboneRecipe(Recipe):
         # Convolutions on the CPU and on tensor cores are faster with channels last; the results are the same sums.
         self.model.to(memory_format=torch.channels_last)
         if pretrained is not None:
-            self.load_report = load_pretrained(self.model, pretrained)
+            with renamed(checkpoint="pretrained"):
+                self.load_report = load_pretrained(self.model, pretrained)
 
     def classification_loss(
         self,

@@ -9,7 +9,7 @@ except (ImportError, ValueError):  # blocked by an import hook, or half-loaded
 if not _found:
     raise ImportError('ferkit.reports needs matplotlib: pip install "ferkit[train]"')
 
-from ferkit.reports._files import can_be_made, replacing, save_figure, write_json, write_text
+from ferkit.reports._files import can_be_made, is_picture, replacing, save_figure, write_json, write_text
 from ferkit.reports.anchors import plot_anchors
 from ferkit.reports.compared_curves import plot_compared_curves
 from ferkit.reports.confusion import plot_confusion
@@ -29,6 +29,7 @@ __all__ = [
     "decoder_sheet",
     "dmue_sheet",
     "face_sheet",
+    "is_picture",
     "neighbor_sheet",
     "plot_anchors",
     "plot_compared_curves",

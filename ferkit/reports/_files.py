@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["can_be_made", "replacing", "save_figure", "write_json", "write_text"]
+__all__ = ["can_be_made", "is_picture", "replacing", "save_figure", "write_json", "write_text"]
 
 
 def can_be_made(path: str | os.PathLike[str]) -> bool:
@@ -28,6 +28,17 @@ def can_be_made(path: str | os.PathLike[str]) -> bool:
     """
     above = next(folder for folder in Path(path).absolute().parents if folder.exists())
     return above.is_dir() and os.access(above, os.W_OK)
+
+
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether the suffix names a format that figures can be written in.
+
+    >>> is_picture("a.png"), is_picture("a.xyz"), is_picture("a")
+    (True, False, False)
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    return Path(path).suffix[1:].lower() in FigureCanvasAgg.get_supported_filetypes()
 
 
 @contextmanager

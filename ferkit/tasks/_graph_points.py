@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ferkit.checks import check_choice
+from ferkit.checks import check_choice, renamed
 from ferkit.data import FaceDataset, SyntheticFaces
 from ferkit.data.readers.detector_table import DetectorTable
 from ferkit.data.readers.tables import read_table
@@ -114,7 +115,8 @@ def read_rows(
         ids = None if dataset is None else dataset_ids(dataset)
         if ids is not None and len(ids) != len(features):
             raise ValueError(f"table: expected a row for each of {len(ids)} images, got {len(features)} in {table}")
-        return column_points(features, None, "features"), ids, dataset
+        with renamed(values="table"):
+            return column_points(features, None, "features"), ids, dataset
     columns = check_space(space)
     if table is None:
         points, ids = space_points(dataset, space, align)
@@ -135,6 +137,8 @@ def read_rows(
 def _features(table: str | None) -> Any:
     if table is None or not table.endswith(".npy"):
         raise ValueError(f"table: expected a .npy file of features (N, D) for space 'features', got {table!r}")
+    if not Path(table).is_file():
+        raise FileNotFoundError(f"table: no such file: {table}")
     try:
         return np.load(table, allow_pickle=False)
     except (ValueError, EOFError) as error:

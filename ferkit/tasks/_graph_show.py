@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,24 @@ from torch import Tensor
 
 from ferkit.checks import check_number
 from ferkit.graph import KNNGraph
-from ferkit.reports import neighbor_sheet, plot_space
+from ferkit.reports import can_be_made, is_picture, neighbor_sheet, plot_space
 
-__all__ = ["draw_neighbors", "draw_space"]
+__all__ = ["check_drawing", "draw_neighbors", "draw_space"]
 
 FEWEST = 5  # rows below which t-SNE says nothing
+
+
+def check_drawing(out: str, images: int, points: int, perplexity: float, seed: int) -> None:
+    """Raise for a picture that cannot be written, or numbers that mean nothing: now, and not after the t-SNE."""
+    target = Path(out)
+    if not is_picture(target):
+        raise ValueError(f"out: expected a picture, such as .png, .svg or .pdf, got {out!r}")
+    if target.is_dir() or not can_be_made(target):
+        raise ValueError(f"out: expected a file in a folder that can be written, got {out!r}")
+    check_number(images, "images", 1, 200, integer=True)
+    check_number(points, "points", FEWEST, integer=True)
+    check_number(perplexity, "perplexity", 1)
+    check_number(seed, "seed", 0, integer=True)
 
 
 def draw_space(
@@ -23,8 +37,6 @@ def draw_space(
     """t-SNE of ``count`` rows that are known, coloured by their labels where there are any."""
     from sklearn.manifold import TSNE
 
-    check_number(count, "points", FEWEST, integer=True)
-    check_number(perplexity, "perplexity", 1)
     whole = torch.isfinite(points).all(1).nonzero()[:, 0].numpy()
     chosen = np.sort(np.random.default_rng(seed).permutation(whole)[:count])
     if len(chosen) < FEWEST:
@@ -41,7 +53,6 @@ def draw_space(
 
 def draw_neighbors(graph: KNNGraph, dataset: Any, path: str, *, count: int, seed: int) -> None:
     """Faces of every class in turn, each with its neighbours; frames tell whether the labels agree."""
-    check_number(count, "images", 1, 200, integer=True)
     centres = _spread(dataset.labels, (graph.indices >= 0).any(1) if graph.k else dataset.labels < -1, count, seed)
     names = [*dataset.classes, "unlabelled"]  # -1 takes the last
     images, titles, agree = [], [], []

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from ferkit.checks import check_choice, check_number
+from ferkit.checks import check_choice, check_number, renamed
 from ferkit.data import (
     EMOTIONS,
     FaceDataset,
@@ -28,6 +28,7 @@ from ferkit.data import (
 from ferkit.data.classes import with_classes
 from ferkit.data.manifest import canonical_split
 from ferkit.data.readers.cifar10 import cifar_images, cifar_labels, is_labelled_folder
+from ferkit.data.synthetic.dataset import MAX_SIZE
 from ferkit.tasks._listed_faces import LISTED, best_labels, check_lists, learned_labels, listed_faces
 from ferkit.tasks._published_faces import PUBLISHED, check_images, published_faces
 
@@ -71,7 +72,7 @@ class DataOptions:
         machine_labels: for rafdb and affectnet further label sets, name to list file (``--machine_labels.model
             list.txt``), learned as ``sources`` and joined by the images' names.
         affect: for rafdb and affectnet a list of valence and arousal, joined likewise.
-        size: side of the images in pixels.
+        size: side of the images in pixels, 8 to 512.
         train_images: use this many training images, drawn by ``subset_seed``; all if not given. For synthetic data
             how many are rendered, 3500 if not given.
         validation_images: likewise for validation and test; 1000 rendered ones if not given.
@@ -133,7 +134,10 @@ class DataOptions:
             raise ValueError(f"root: expected the folder or file of data {self.data!r}, got none")
         if self.data == "synthetic" and self.root is not None:
             raise ValueError(f"data: expected the kind of images in root {self.root!r}, got 'synthetic'")
-        check_number(self.size, "size", 8, integer=True)
+        check_number(self.size, "size", 8, MAX_SIZE, integer=True)
+        check_number(self.subset_seed, "subset_seed", 0, integer=True)
+        if self.synthetic_classes not in (7, 8):
+            raise ValueError(f"synthetic_classes: expected 7 or 8, got {self.synthetic_classes!r}")
         check_number(self.noise, "noise", 0, 1)
         check_number(self.validation_share, "validation_share", 0, 1)
         for name in ("train_images", "validation_images"):
@@ -276,9 +280,10 @@ def split_rows(
     elif options.data == "folder":
         rows = image_folder(root, classes, every_class)
     else:
-        rows = everything = Manifest.read(root, classes=classes)
-        if options.labels is not None:
-            everything = rows.with_labels(rows.labels(options.labels))
+        with renamed(path="root", column="labels"):
+            rows = everything = Manifest.read(root, classes=classes)
+            if options.labels is not None:
+                everything = rows.with_labels(rows.labels(options.labels))
         rows = replace(everything, label=best_labels(rows, everything))
         _warn_of_shared(rows)
     if options.folds is not None:
@@ -313,7 +318,8 @@ def _cifar(options: DataOptions) -> Manifest:
     if options.data == "cifar10n":
         return cifar10n(root, "clean", download=options.download)
     noise = (0.2, 0.3, 0.4) if options.source_noise is None else options.source_noise
-    return cifar10(root, noise, exclude_true=not options.noise_includes_true, download=options.download)
+    with renamed(noise="source_noise"):
+        return cifar10(root, noise, exclude_true=not options.noise_includes_true, download=options.download)
 
 
 def _warn_of_shared(rows: Manifest) -> None:

@@ -236,8 +236,9 @@ def show_graph(
         seed: of every choice.
         progress: show progress.
     """
-    from ferkit.tasks._graph_show import draw_neighbors, draw_space
+    from ferkit.tasks._graph_show import check_drawing, draw_neighbors, draw_space
 
+    check_drawing(out, images, points, perplexity, seed)
     graph = KNNGraph.load(path)
     space, align = graph.meta.get("space", "au"), graph.meta.get("align", "none")
     rows, ids, dataset = read_rows(table, data, space, align, split, min_confidence, name_column, seed, progress)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ferkit.checks import renamed
 from ferkit.data import Manifest, join_predictions, read_predictions
 from ferkit.data.readers.cifar10 import is_labelled_folder
 from ferkit.tasks.data import SPLITS, DataOptions, split_rows
@@ -42,11 +43,19 @@ def write_manifest(data: DataOptions, out: str, progress: bool = True) -> dict[s
     if data.folds is not None or data.noise > 0:
         name = "noise" if data.folds is None else "folds"
         raise ValueError(f"{name}: expected none for a manifest of all splits, got {getattr(data, name)}")
-    if Path(out).suffix.lower() not in (".csv", ".parquet"):
-        raise ValueError(f"out: expected a .csv or .parquet file, got {out!r}")
+    _check_out(out)
     rows = _together([split_rows(data, split, data.classes, progress, may_lack=True) for split in SPLITS])
     rows.write(out)
     return {"rows": float(len(rows)), **{name: float((rows.split == name).sum()) for name in rows.splits}}
+
+
+def _check_out(out: str) -> None:
+    """Raise ValueError for a manifest that cannot be written: now, and not after reading the data."""
+    target = Path(out)
+    if target.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(f"out: expected a .csv or .parquet file, got {out!r}")
+    if target.is_dir() or not target.parent.is_dir():
+        raise ValueError(f"out: expected a file in an existing folder, got {out!r}")
 
 
 def _together(parts: Sequence[Manifest]) -> Manifest:
@@ -93,8 +102,11 @@ def join_manifest(
     Raises:
         ValueError: naming file and row, such as of a prediction that is there twice or of an image that is not.
     """
-    rows = Manifest.read(manifest, classes=classes)
-    found = read_predictions(predictions, rows.classes)
+    _check_out(out)
+    with renamed(path="manifest"):
+        rows = Manifest.read(manifest, classes=classes)
+    with renamed(root="predictions"):
+        found = read_predictions(predictions, rows.classes)
     joined = join_predictions(rows, found, name, values)
     joined.write(out)
     lacking = joined.notes["without prediction"]

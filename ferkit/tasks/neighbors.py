@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ferkit.checks import renamed
 from ferkit.data import FaceDataset
 from ferkit.functional import neighbor_distances
 from ferkit.graph import KNNGraph
@@ -88,7 +89,8 @@ def attach_graphs(
     graphs: dict[str, KNNGraph] = {}
     points: dict[str, Tensor] = {}
     for space in spaces:
-        graphs[space] = _graph(dataset, space, recipe.neighbors, given.get(space), run, progress)
+        with renamed(space="graph" if given else "spaces", path="graph"):
+            graphs[space] = _graph(dataset, space, recipe.neighbors, given.get(space), run, progress)
         if recipe.needs_points(graphs[space]):
             points[space] = _rows(dataset, space, graphs[space])
     found = {space: fingerprint(graph, recipe.neighbors) for space, graph in graphs.items()}

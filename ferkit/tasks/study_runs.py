@@ -16,9 +16,10 @@ import yaml
 
 from ferkit.recipes import DMUE, CrossEntropy, Recipe, TrainingDiverged
 from ferkit.recipes.backbone import BackboneRecipe
-from ferkit.reports import write_json, write_text
+from ferkit.reports import can_be_made, write_json, write_text
 from ferkit.reports.study import FIGURES
 from ferkit.tasks._label_figures import label_figures
+from ferkit.tasks._lock import LOCK, alone_in, check_free
 from ferkit.tasks._mined_course import MinedCourse
 from ferkit.tasks._study_figures import COURSE
 from ferkit.tasks._study_report import report
@@ -31,6 +32,7 @@ from ferkit.tasks.training import FREE, FROM_DATA, FitOptions, make_trainer, tra
 __all__ = ["VARIED", "StudyOptions", "study"]
 
 VARIED = (*SWITCHES, "mining")  # options of DMUE that only the study sets
+STUDY = "study.yaml"  # in the folder of a study: its settings, and what was asked for
 FINISHED = "study.json"  # in the folder of a run that is done: its figures, and seconds
 
 
@@ -64,17 +66,20 @@ def study(
     if fit.seed != FitOptions.seed or fit.resume:
         raise ValueError("seed, resume: expected none of a study, which has seeds and always goes on, got some")
     folder = Path(fit.out or f"runs/study-dmue-{data.data}")
+    _check_place(folder)  # not after reading the data
+    check_free(folder)
     fit = replace(fit, out=str(folder))
     base, fit, classes = _checked(data, fit, given)
     asked = varied.asked(base)
     _check_variants(_distinct(plan(asked, base, data.noise)), base, classes)
-    kept = _claim(folder, _settings(data, fit, base), asked)
-    todo = [(variant, seed) for seed in asked["seeds"] for variant in _distinct(plan(asked, base, data.noise))]
-    _train_all(folder, todo, data, fit, given, _of_cross_entropy(base), varied.keep_checkpoints)
-    variants = plan(kept, base, data.noise)
-    figures = {v.name: _finished(folder, v, kept["seeds"]) for v in _distinct(variants)}
-    report(folder, variants, figures, data, base)
-    return figures
+    with alone_in(folder):
+        kept = _claim(folder, _settings(data, fit, base), asked)
+        todo = [(variant, seed) for seed in asked["seeds"] for variant in _distinct(plan(asked, base, data.noise))]
+        _train_all(folder, todo, data, fit, given, _of_cross_entropy(base), varied.keep_checkpoints)
+        variants = plan(kept, base, data.noise)
+        figures = {v.name: _finished(folder, v, kept["seeds"]) for v in _distinct(variants)}
+        report(folder, variants, figures, data, base)
+        return figures
 
 
 def _distinct(variants: Mapping[str, Mapping[Any, Variant]]) -> list[Variant]:
@@ -125,16 +130,28 @@ def _settings(data: DataOptions, fit: FitOptions, base: Mapping[str, Any]) -> di
     return {name: value for name, value in settings.items() if name not in (*FREE, *VARIED, "seed")}
 
 
+def _check_place(folder: Path) -> None:
+    """Raise ValueError where no study can be; nothing is written yet."""
+    if not can_be_made(folder / STUDY):
+        raise ValueError(f"out: expected a folder that can be written, got {str(folder)!r}")
+    others = folder.exists() and any(path.name != LOCK for path in folder.iterdir())
+    if others and not (folder / STUDY).is_file():
+        raise ValueError(f"out: expected a new or empty folder or one with a study, got {str(folder)!r}")
+
+
 def _claim(folder: Path, settings: dict[str, Any], asked: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Take the folder for a study, or go on with the one there; returns all that was asked of it.
 
     Raises:
-        ValueError: if it holds something else, or a study with other settings.
+        ValueError: if it holds a study with other settings, or what is no study.
     """
-    path = folder / "study.yaml"
+    path = folder / STUDY
     settings = yaml.safe_load(yaml.safe_dump(settings, sort_keys=False))  # as it will be read back
     if path.is_file():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        try:
+            before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            before = None
         if not isinstance(before, dict) or not {"settings", "asked"} <= set(before):
             raise ValueError(f"out: {str(path)!r} is not a file written by ferkit study")
         old = before["settings"]
@@ -143,8 +160,6 @@ def _claim(folder: Path, settings: dict[str, Any], asked: dict[str, list[Any]]) 
             pairs = ", ".join(f"{name} (was {old.get(name)!r}, now {settings.get(name)!r})" for name in changed)
             raise ValueError(f"out: the study in {str(folder)!r} had other settings: {pairs}")
         asked = merged(before["asked"], asked)
-    elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"out: expected a new or empty folder or one with a study, got {str(folder)!r}")
     write_text(path, yaml.safe_dump({"settings": settings, "asked": asked}, sort_keys=False))
     return asked
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from torch.utils.data import DataLoader, Sampler
 from ferkit.blocks.pretrained import read_checkpoint
 from ferkit.checks import check_choice, check_number
 from ferkit.data.label_sets import LabelSetDataset
-from ferkit.recipes import Recipe, TrainingDiverged
+from ferkit.recipes import NoisyFER, Recipe, TrainingDiverged
 from ferkit.recipes.neighbors import NeighborRecipe
 from ferkit.reports import plot_curves, write_json
 from ferkit.samplers import ClassCoverageBatchSampler, InverseFrequencyBatchSampler
 from ferkit.tasks._callbacks import AtomicCheckpointIO, MetricsTable
 from ferkit.tasks._decoder_sheet import DecoderSheet, has_decoder
+from ferkit.tasks._lock import alone_in, check_free
 from ferkit.tasks.data import DataOptions, build_dataset
 from ferkit.tasks.evaluation import check_scored, confusion_figure, figures_of
 from ferkit.tasks.label_sets import attach_label_sets
@@ -109,6 +111,7 @@ def train(
             raise ValueError(f"{name}: expected none with method {method!r}, which learns one label set, got some")
     run = Run(Path(fit.out or default_folder(method, data, fit)))
     run.check_place(fit.resume)  # not after minutes of decoding
+    check_free(run.folder)
     training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
     if len(training.classes) < 2:
         raise ValueError(f"classes: expected at least 2, got {', '.join(training.classes)}")
@@ -137,22 +140,26 @@ def train(
         config |= asdict(neighbors.options)
     sheets = [DecoderSheet(run.figures / "decoder.png", tuple(training.classes))] if has_decoder(recipe) else []
     trainer, table = make_trainer(run, fit, *sheets, *callbacks)
-    checkpoint = run.claim(config, fit.resume)
-    if neighbors is not None:
-        neighbors.keep(run, training)
-    if checkpoint is not None:
-        read_checkpoint(checkpoint)
-    if recipe.load_report is not None:
-        print(recipe.load_report)
-    if several:
-        print(f"Label sets: {', '.join(sources) or 'none'}; values: {', '.join(values) or 'none'}", flush=True)
-    resume_from = None if checkpoint is None else str(checkpoint)
-    try:
-        trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from stop
-    check_finite(recipe)
-    return finish(run, recipe, training, validation, table)
+    with alone_in(run.folder):
+        checkpoint = run.claim(config, fit.resume)
+        if neighbors is not None:
+            neighbors.keep(run, training)
+        if checkpoint is not None:
+            read_checkpoint(checkpoint)
+        if recipe.load_report is not None:
+            print(recipe.load_report)
+        if several:
+            print(f"Label sets: {', '.join(sources) or 'none'}; values: {', '.join(values) or 'none'}", flush=True)
+        if isinstance(recipe, NoisyFER) and fit.epochs <= recipe.warmup:
+            told = f"no game is played: warmup is {recipe.warmup} epochs, and the run has {fit.epochs}"
+            print(f"{told} (give more epochs, or a smaller warmup)", file=sys.stderr)
+        resume_from = None if checkpoint is None else str(checkpoint)
+        try:
+            trainer.fit(recipe, loader, DataLoader(validation, 256), ckpt_path=resume_from, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
+        check_finite(recipe)
+        return finish(run, recipe, training, validation, table)
 
 
 def check_finite(recipe: Recipe) -> None:

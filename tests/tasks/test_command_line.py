@@ -52,7 +52,7 @@ FOLDER = "--classes [happy,sad] --batch-size 4 --epochs 1 --validation-share 0.5
 
 def test_run_folder(run):
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoints", "config.yaml", "figures", "labels.csv", "metrics.csv", "metrics.json")
+        *(".lock", "checkpoints", "config.yaml", "figures", "labels.csv", "metrics.csv", "metrics.json")
     ]
     assert sorted(path.name for path in (run / "figures").iterdir()) == ["confusion.png", "curves.png", "faces.png"]
     figures = json.loads((run / "metrics.json").read_text())
@@ -307,11 +307,19 @@ def test_unreadable_image(folder, tmp_path, capsys):
         (f"train vgg {SMALL} --source-noise [0.2]", "source_noise: expected data 'cifar10' beside it"),
         (f"train ce {SMALL} --exclude-duplicates true", "exclude_duplicates: expected data 'ferplus' beside it"),
         ("train ce --data folder --root nowhere", "root: expected a folder, got 'nowhere'"),
+        ("train ce --data manifest --root faces.txt", "root: expected a .csv or .parquet file, got 'faces.txt'"),
+        ("train ce --data manifest --root nowhere.csv", "root: no such manifest: nowhere.csv"),
+        ("train vgg --data cifar10 --root nowhere --source-noise [0.2,0.2]", "source_noise: expected different rates"),
+        (f"train ce {SMALL} --synthetic-classes 9", "synthetic_classes: expected 7 or 8, got 9"),
+        (f"train ce {SMALL} --subset-seed -1", "subset_seed: expected a value in"),
+        (f"train ldl-alsg {SMALL} --spaces [mouth]", "spaces: expected 'au', 'landmark', 'va' or"),
+        (f"train ldl-alsg {SMALL} --graph au=nowhere.knn", "graph: no such graph: nowhere.knn"),
         (f"train dmue {SMALL} --batch-size 8", "batch_size"),
         (f"train dmue {SMALL} --backbone vgg", "backbone: expected one of"),
-        (f"train dmue {SMALL} --pretrained missing.pth", "expected a file, got 'missing.pth'"),
+        (f"train dmue {SMALL} --pretrained missing.pth", "pretrained: expected a file, got 'missing.pth'"),
         (f"train dmue {SMALL} --noise 1.5", "noise: expected a value in [0, 1]"),
         (f"train dmue {SMALL} --epochs 0", "epochs"),
+        ("train ce --data folder --root nowhere --size 100000", "size: expected a value in [8, 512], got 100000"),
         (f"train dmue {SMALL} --gamma -1", "gamma"),
         (f"train dmue {SMALL} --normalize rows", "normalize: expected one of 'batch', 'subset', got 'rows'"),
         (

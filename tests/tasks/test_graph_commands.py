@@ -110,6 +110,21 @@ def test_info_check_and_show(files, capsys):
     assert "ids: as many, but not the same ones" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--out {0}/a.xyz", "out: expected a picture, such as .png, .svg or .pdf, got "),
+        ("--out {0}/a", "out: expected a picture, such as .png, .svg or .pdf, got "),
+        ("--out {0}/faces.csv/a.png", "out: expected a file in a folder that can be written, got "),
+        ("--out {0}/a.png --seed -1", "seed: expected a value in [0, inf], got -1"),
+        ("--out {0}/a.png --images 0", "images: expected a value in [1, 200], got 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_the_graph_is_read(files, capsys, words, message):
+    assert ferkit(f"graph show {files[0]}/none.knn", words.format(files[0])) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_check_finds_a_wrong_graph(files, capsys):
     folder, _, _ = files
     out = folder / "va.knn"
@@ -144,6 +159,8 @@ def test_features_of_a_model(tmp_path, capsys):
     assert KNNGraph.load(tmp_path / "f.knn", rows, dataset_ids(SyntheticFaces(60))).metric == "cosine"
     assert ferkit("graph build --data synthetic --train-images 50", *words) == 2
     assert "expected a row for each of 50 images, got 60" in capsys.readouterr().err
+    np.save(tmp_path / "f.npy", rows[None])
+    assert ferkit("graph build", *words) == 2 and "table: expected shape (N, A), got" in capsys.readouterr().err
     (tmp_path / "f.npy").write_bytes(b"no array")
     assert ferkit("graph build", *words) == 2 and "is no .npy file" in capsys.readouterr().err
 
@@ -154,6 +171,7 @@ def test_features_of_a_model(tmp_path, capsys):
         ("--out {0}/a.knn", "table: expected a detector's table, or --data"),
         ("--out {0}/none/a.knn --table {0}/openface.csv", "out: expected a file in an existing folder"),
         ("--out {0}/a.knn --table {0}/none.csv", "table: no such file"),
+        ("--out {0}/a.knn --table {0}/none.npy --space features", "table: no such file"),
         ("--out {0}/a.knn --table {0}/openface.csv --size 64", "data: expected the kind of images that --size is"),
         ("--out {0}/a.knn --table {0}/openface.csv --space mouth", "space: expected 'au', 'landmark', 'va'"),
         ("--out {0}/a.knn --table {0}/openface.csv --space landmark", "expected OpenFace's columns x_0"),

@@ -151,6 +151,15 @@ def test_the_command_s_errors_are_one_line_and_leave_no_file(files: tuple[Path, 
     code, _, error = command("manifest", "join", *given)
     assert code == 2 and "row 2, column 'image'" in error and "'d.png'" in error and len(error.splitlines()) == 1
     assert not out.exists()
+    for name, place in (("manifest", given[1]), ("predictions", given[3])):
+        words = [f"{place}.csv" if word is place else word for word in given]
+        code, _, error = command("manifest", "join", *words)
+        assert code == 2 and f"error: {name}: no such" in error
+    code, _, error = command("manifest", "write", "--data", "manifest", "--root", faces, "--labels", "x", "--out", out)
+    assert code == 2 and "error: labels: expected 'label' or one of ['true'], got 'x'" in error
+    for place, message in (("none/a.csv", "expected a file in an existing folder"), ("a.txt", "expected a .csv or")):
+        code, _, error = command("manifest", "join", *given[:-3], out.parent / place, "--name", "machine")
+        assert code == 2 and f"out: {message}" in error, "before the predictions are read"
 
 
 def test_other_classes_are_given(tmp_path: Path, command) -> None:
@@ -230,6 +239,8 @@ def test_what_is_no_manifest_of_files_is_refused(tmp_path: Path, options: dict[s
         write_manifest(DataOptions(**options), str(tmp_path / "out.csv"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"out: expected a \.csv or \.parquet file"):
         write_manifest(DataOptions("folder", "x"), str(tmp_path / "out.txt"))
+    with pytest.raises(ValueError, match="out: expected a file in an existing folder"):
+        write_manifest(DataOptions("folder", "x"), str(tmp_path / "none" / "out.csv"))
     assert not list(tmp_path.iterdir())
 
 

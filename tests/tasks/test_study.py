@@ -125,10 +125,22 @@ def test_folders_of_others_are_left_alone(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "study" / "study.yaml").read_text() == before
     assert ferkit(*words, "--parts omega --workers 1") == 2 and "trained" in capsys.readouterr().err
     assert yaml.safe_load((tmp_path / "study" / "study.yaml").read_text())["asked"]["parts"] == ["mining", "omega"]
+    (tmp_path / "study" / "study.yaml").write_text("asked: [")
+    assert ferkit(*words) == 2 and "study.yaml' is not a file written by ferkit study" in capsys.readouterr().err
+
+
+def test_places_for_no_study_are_told_before_data_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study_runs, "build_dataset", None)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "note.txt").write_text("mine")
-    assert ferkit(*words[:-1], tmp_path / "mine") == 2
-    assert "out: expected a new or empty folder or one with a study" in capsys.readouterr().err
+    places = {
+        "mine": "out: expected a new or empty folder or one with a study, got",
+        "mine/note.txt": "out: expected a folder that can be written, got",
+        "mine/note.txt/study": "out: expected a folder that can be written, got",
+    }
+    for out, message in places.items():
+        assert ferkit("study dmue", DATA, FIT, "--out", tmp_path / out) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,19 @@ def test_validation_images_without_a_label(manifest, tmp_path, capsys):
     assert not new.exists()
 
 
+@pytest.mark.parametrize(("warmup", "told"), [("1", True), ("0", False)])
+def test_a_run_without_a_game_says_so_at_its_start(manifest, tmp_path, capsys, monkeypatch, warmup, told):
+    def stops(self, *arguments):
+        raise OSError("started")
+
+    monkeypatch.setattr(NoisyFER, "training_step", stops)
+    words = ("--warmup", warmup, "--root", manifest, "--out", tmp_path / "run")
+    assert ferkit("train noisyfer", MANIFEST, *words) == 2
+    said = capsys.readouterr().err
+    message = "no game is played: warmup is 1 epochs, and the run has 1 (give more epochs, or a smaller warmup)"
+    assert (message in said.splitlines()) == told and "started" in said
+
+
 def test_label_sets_are_refused_where_one_is_learned(tmp_path, capsys):
     assert ferkit("train ce --sources [annotator1] --train-images 20 --out", tmp_path / "out") == 2
     assert "sources: expected none with method 'ce'" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -2,8 +2,8 @@
 
 FERKIT_BUILD=auto  (default) what the machine allows; what fails to build is left out, with a message
              off   pure Python
-             cpu   _C only, and fail if it cannot be built
-             cuda  _C and _C_cuda, and fail if they cannot be built
+             cpu   _C and _C_autograd only, and fail if they cannot be built
+             cuda  all three, _C_cuda too, and fail if they cannot be built
 FERKIT_WERROR=1        warnings of nvcc and of its host compiler are errors
 """
 
@@ -103,7 +103,15 @@ def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
             extra_compile_args={"cxx": [] if sys.platform == "win32" else [*flags, "-g0"]},
             depends=HEADERS,
             py_limited_api=True,
-        )
+        ),
+        # For this version of torch alone: the stable ABI has no autograd nodes. Another one takes those in Python.
+        cpp_extension.CppExtension(
+            "ferkit._C_autograd",
+            ["csrc/autograd/library.cpp"],
+            extra_compile_args={"cxx": [] if sys.platform == "win32" else ["-O2", "-fvisibility=hidden", "-g0"]},
+            depends=HEADERS,
+            py_limited_api=True,
+        ),
     ]
     if MODE == "cpu":
         REASONS["_C_cuda"] = "FERKIT_BUILD=cpu"
@@ -148,10 +156,11 @@ def builder(torch: Any, cpp_extension: Any) -> type:
             try:
                 super().build_extensions()
             except (Exception, SystemExit) as error:  # nvcc and torch of different CUDA versions, for one
-                if MODE != "auto" or len(self.extensions) == 1:
+                kept = [extension for extension in self.extensions if extension.name != "ferkit._C_cuda"]
+                if MODE != "auto" or len(kept) == len(self.extensions):
                     raise
                 leave_out("_C_cuda", first_line(error), needed=False)
-                self.extensions = self.extensions[:1]
+                self.extensions = kept
                 super().build_extensions()
 
         def build_extension(self, extension: Any) -> None:
@@ -181,7 +190,7 @@ def main() -> None:
     commands: dict[str, type] = {"build_py": BuildPython}
     found: list[Any] = []
     if MODE == "off":
-        REASONS.update(_C="FERKIT_BUILD=off", _C_cuda="FERKIT_BUILD=off")
+        REASONS.update(dict.fromkeys(("_C", "_C_autograd", "_C_cuda"), "FERKIT_BUILD=off"))
     else:
         try:
             import torch

@@ -39,6 +39,8 @@ def report() -> str:
     instructions = _native.instruction_set()
     if instructions is not None:
         lines.append(f"  native kernels on cpu are those for {instructions}")
+        reason = _native.why_not_autograd()
+        lines.append(f"  autograd nodes on cpu: {'C++' if reason is None else f'Python ({reason})'}")
     for operator, devices in _select.report().items():
         for device, backends in devices.items():
             limit = _select.rows_limit(operator, device)

@@ -1,7 +1,7 @@
 """`ferkit info`: the backend of every op, the number of rows a native kernel is for, and the reasons."""
 
 from ferkit import info
-from ferkit.ops import _select
+from ferkit.ops import _native, _select
 
 
 def test_every_op_and_device_is_named():
@@ -19,3 +19,11 @@ def test_the_bucket_of_a_native_kernel(monkeypatch):
     assert "scaled_cross_entropy on cpu: native\n" in text
     reasons["native"] = "not built"
     assert "class_similarity on cpu: eager\n    native (up to 99 rows): not built" in info.report()
+
+
+def test_where_the_autograd_nodes_are(monkeypatch):
+    monkeypatch.setattr(_native, "instruction_set", lambda: "AVX2")
+    monkeypatch.setattr(_native, "why_not_autograd", lambda: None)
+    assert "  autograd nodes on cpu: C++\n" in info.report()
+    monkeypatch.setattr(_native, "why_not_autograd", lambda: "for another torch")
+    assert "  autograd nodes on cpu: Python (for another torch)\n" in info.report()

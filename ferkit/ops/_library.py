@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ferkit.kernels.precision import accumulation_dtype
 
@@ -19,6 +20,7 @@ __all__ = [
     "accumulation_dtype",
     "autocast_to_float32",
     "define",
+    "named_errors",
     "needs_autograd",
     "redispatch",
     "unobserved",
@@ -82,7 +84,9 @@ def unobserved(*tensors: Tensor) -> bool:
 
 
 def needs_autograd(*tensors: Tensor) -> bool:
-    """Whether autograd has to record a call on these tensors."""
+    """Whether autograd has to record a call on these tensors, or to refuse it: no op has a forward-mode derivative."""
+    if forward_ad._current_level >= 0:
+        return True
     if torch.is_grad_enabled():
         for tensor in tensors:  # a loop, not any(): a generator costs a microsecond
             if tensor.requires_grad:
@@ -105,13 +109,17 @@ def autocast_to_float32(tensor: Tensor) -> Tensor:
 
 def without_autocast(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call ``function`` with autocast off: matrix products inside a kernel keep their accumulation dtype."""
+    if _any_autocast() and torch.is_autocast_enabled(device_type := arguments[0].device.type):
+        with torch.autocast(device_type, enabled=False):
+            return named_errors(function, *arguments)
+    return named_errors(function, *arguments)
+
+
+def named_errors(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call ``function``; native code can only throw RuntimeError, its label check reads as in ferkit.checks."""
     try:
-        if _any_autocast() and torch.is_autocast_enabled(device_type := arguments[0].device.type):
-            with torch.autocast(device_type, enabled=False):
-                return function(*arguments)
         return function(*arguments)
     except RuntimeError as error:
-        # Native code can only throw RuntimeError; its label check reads like the one in ferkit.checks.
         message = str(error).split("\n")[0]
         if message.startswith("labels: expected values"):
             raise ValueError(message) from None

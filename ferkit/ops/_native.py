@@ -1,4 +1,4 @@
-"""Loads the compiled libraries: `_C` (CPU) when first asked for, `_C_cuda` on the first use of a CUDA kernel."""
+"""Loads the compiled libraries when first asked for: `_C` (CPU), `_C_autograd` (its autograd nodes) and `_C_cuda`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 import ferkit
 
-__all__ = ["Kernels", "build_info", "instruction_set", "why_not"]
+__all__ = ["Kernels", "build_info", "instruction_set", "why_not", "why_not_autograd"]
 
 _PACKAGE = Path(ferkit.__file__).resolve().parent
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
@@ -29,6 +29,19 @@ def build_info() -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return info
+
+
+@functools.cache
+def why_not_autograd() -> str | None:
+    """Load the autograd nodes in C++; None if that worked, else one line saying why the Python ones are used."""
+    info, name = build_info(), "_C_autograd"
+    if why_not("cpu") is not None:
+        return f"_C is needed too: {why_not('cpu')}"
+    if info is None or name not in info.get("libraries", ()):
+        return f"{name} was not built: {(info or {}).get('reasons', {}).get(name, 'no reason recorded')}"
+    if info.get("torch") != torch.__version__:  # it is built against more than the stable ABI
+        return f"{name} is for torch {info.get('torch')}, this is {torch.__version__}; install again"
+    return _load(name)
 
 
 @functools.cache
@@ -79,13 +92,18 @@ def instruction_set() -> str | None:
 
 
 class Kernels:
-    """``forward`` and ``backward`` of one native op, with the signatures of the eager ones."""
+    """``forward`` and ``backward`` of one native op, with the signatures of the eager ones.
+
+    ``recorded``: the forward with its autograd node in C++, or None where that is left to the op's Python one.
+    """
 
     def __init__(self, op: str, device_type: str = "cpu") -> None:
         self.device_type = device_type
         # `_op` is what an OpOverload calls, after a look that only a Python dispatcher needs
         self.forward = getattr(torch.ops.ferkit_native, op).default._op
         self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default._op
+        nodes = torch.ops.ferkit_autograd if device_type == "cpu" and why_not_autograd() is None else None
+        self.recorded: Any = getattr(nodes, op).default._op if nodes is not None and hasattr(nodes, op) else None
 
     def state_size(self, target: torch.Tensor, auxiliary: torch.Tensor, subset: bool, gram: bool) -> int:
         """float64 numbers that similarity_preserving keeps for its backward; csrc counts the same."""

@@ -13,7 +13,18 @@ import torch
 
 from ferkit.ops import _native
 
-__all__ = ["BACKENDS", "OPS", "can_run", "force", "kernel", "kernel_for", "report", "rows_limit", "why_not"]
+__all__ = [
+    "BACKENDS",
+    "OPS",
+    "can_run",
+    "force",
+    "kernel",
+    "kernel_for",
+    "recorded_for",
+    "report",
+    "rows_limit",
+    "why_not",
+]
 
 BACKENDS = ("native", "triton", "eager")  # in order of preference
 OPS = ("class_similarity", "similarity_preserving", "scaled_cross_entropy", "neighbor_divergence", "concordance")
@@ -105,6 +116,11 @@ def kernel_for(op: str, tensor: torch.Tensor) -> Any:
         return _chosen[op, "cpu", tensor.dtype, True]
     except KeyError:
         return kernel(op, "cpu", tensor.dtype, tensor.shape[0])
+
+
+def recorded_for(op: str, tensor: torch.Tensor) -> Any:
+    """The forward of `kernel_for` with an autograd node of its own in C++, or None where it has none."""
+    return getattr(kernel_for(op, tensor), "recorded", None)
 
 
 def _choose(op: str, device_type: str, dtype: torch.dtype, small: bool) -> Any:

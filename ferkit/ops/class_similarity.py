@@ -14,6 +14,7 @@ from ferkit.ops._library import (
     accumulation_dtype,
     autocast_to_float32,
     define,
+    named_errors,
     needs_autograd,
     redispatch,
     unobserved,
@@ -43,7 +44,8 @@ def class_similarity(
     if not unobserved(features, labels):
         outputs = _forward_op(*arguments)
     elif needs_autograd(features):
-        outputs = _ClassSimilarity.apply(None, *arguments)
+        recorded = _select.recorded_for("class_similarity", features)
+        outputs = named_errors(recorded, *arguments) if recorded else _ClassSimilarity.apply(None, *arguments)
     else:
         outputs = _forward(*arguments)
     mean, counts = outputs[0], outputs[1]

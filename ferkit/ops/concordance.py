@@ -50,7 +50,8 @@ def concordance(
     if not (unobserved(prediction, target) if weight is None else unobserved(prediction, target, weight)):
         value: Tensor = _forward_op(*arguments)[0]
     elif needs_autograd(prediction, target):
-        value = _Concordance.apply(None, *arguments)[0]
+        recorded = _select.recorded_for("concordance", prediction)
+        value = recorded(*arguments) if recorded else _Concordance.apply(None, *arguments)[0]
     else:
         value = _forward(*arguments)[0]
     return value

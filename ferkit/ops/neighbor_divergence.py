@@ -34,7 +34,8 @@ def neighbor_divergence(logits: Tensor, neighbor_logits: Tensor, weight: Tensor,
     if not unobserved(logits, neighbor_logits, weight):
         loss: Tensor = _forward_op(*arguments)[0]
     elif needs_autograd(logits, neighbor_logits, weight):
-        loss = _NeighborDivergence.apply(None, *arguments)[0]
+        recorded = _select.recorded_for("neighbor_divergence", logits)
+        loss = recorded(*arguments) if recorded else _NeighborDivergence.apply(None, *arguments)[0]
     else:
         loss = _forward(*arguments)[0]
     return loss

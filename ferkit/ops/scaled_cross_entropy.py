@@ -13,6 +13,7 @@ from ferkit.ops._library import (
     accumulation_dtype,
     autocast_to_float32,
     define,
+    named_errors,
     needs_autograd,
     redispatch,
     unobserved,
@@ -33,7 +34,8 @@ def scaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, mean: bo
     if not unobserved(logits, scale, labels):
         loss: Tensor = _forward_op(*arguments)[0]
     elif needs_autograd(logits, scale):
-        loss = _ScaledCrossEntropy.apply(None, *arguments)[0]
+        recorded = _select.recorded_for("scaled_cross_entropy", arguments[0])
+        loss = named_errors(recorded, *arguments) if recorded else _ScaledCrossEntropy.apply(None, *arguments)[0]
     else:
         loss = _forward(*arguments)[0]
     return loss

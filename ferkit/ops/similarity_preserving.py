@@ -59,9 +59,22 @@ def similarity_preserving(
         kept = _kept(target, auxiliary, subset, code)
         loss: Tensor = _forward_op(target, auxiliary, mask, subset, code, kept)[0]
     elif needs_autograd(target, auxiliary):
-        loss = _SimilarityPreserving.apply(None, target, auxiliary, mask, subset, code, None)[0]
+        loss = _recorded(target, auxiliary, mask, subset, code)
     else:
         loss = _forward(target, auxiliary, mask, subset, code, 0)[0]
+    return loss
+
+
+def _recorded(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int) -> Tensor:
+    """The loss with its autograd node: in C++ where the chosen kernel has one, else the one below."""
+    kernel = _select.kernel_for("similarity_preserving", target)
+    recorded = getattr(kernel, "recorded", None)
+    if recorded is None:
+        loss: Tensor = _SimilarityPreserving.apply(None, target, auxiliary, mask, subset, form, None)[0]
+        return loss
+    gram = _takes_gram(target, auxiliary, form)
+    kept = kernel.state_size(target, auxiliary, subset, gram)
+    loss = recorded(target, auxiliary, mask, subset, gram, kept, form)
     return loss
 
 

@@ -64,12 +64,14 @@ def metadata(monkeypatch, tmp_path):
         monkeypatch.setattr(_native, "_PACKAGE", tmp_path)
         _native.build_info.cache_clear()
         _native.why_not.cache_clear()
+        _native.why_not_autograd.cache_clear()
         _select._chosen.clear()
 
     yield write
     monkeypatch.undo()
     _native.build_info.cache_clear()
     _native.why_not.cache_clear()
+    _native.why_not_autograd.cache_clear()
     _select._chosen.clear()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ferkit.checks import check_choice, renamed
+from ferkit.checks import check_choice, check_number, renamed
 from ferkit.data import FaceDataset, SyntheticFaces
 from ferkit.data.readers.detector_table import DetectorTable
 from ferkit.data.readers.tables import read_table
@@ -107,6 +107,8 @@ def read_rows(
 ) -> tuple[Tensor, list[str] | None, Any]:
     """Points, ids and the data set (None: a table alone)."""
     check_choice(align, "align", ("none", "procrustes"))
+    check_number(min_confidence, "min_confidence", 0, 1)
+    check_number(seed, "seed", 0, integer=True)
     if table is None and data is None:
         raise ValueError("table: expected a detector's table, or --data for the data's own columns, got neither")
     dataset = None if data is None else build_dataset(data, split, seed=seed, progress=progress, images=images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def check_drawing(out: str, images: int, points: int, perplexity: float, seed: i
         raise ValueError(f"out: expected a picture, such as .png, .svg or .pdf, got {out!r}")
     if target.is_dir() or not can_be_made(target):
         raise ValueError(f"out: expected a file in a folder that can be written, got {out!r}")
+    if importlib.util.find_spec("sklearn") is None:
+        raise ImportError('t-SNE needs scikit-learn: pip install "ferkit[train]"')
     check_number(images, "images", 1, 200, integer=True)
     check_number(points, "points", FEWEST, integer=True)
     check_number(perplexity, "perplexity", 1)

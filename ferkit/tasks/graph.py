@@ -116,7 +116,7 @@ def build_graph(
         metric: "l2", "l1" or "cosine".
         method: "auto", "exact", "ivf" or "kdtree".
         target_recall: what an approximate method must reach, measured.
-        min_confidence: detections below it count as failed.
+        min_confidence: detections below it count as failed, 0 to 1.
         name_column: the table's column of image names.
         device: where to search: cpu, cuda.
         seed: of what is sampled.

@@ -45,6 +45,8 @@ class GraphOptions:
     def __post_init__(self) -> None:
         if self.graph and self.spaces and list(self.graph) != list(self.spaces):
             raise ValueError(f"spaces: expected none beside graph (of {', '.join(self.graph)}), got {self.spaces}")
+        if self.spaces and len(set(self.spaces)) < len(self.spaces):
+            raise ValueError(f"spaces: expected each once, got {', '.join(self.spaces)}")
         for space in [*(self.graph or {}), *(self.spaces or [])]:
             if not space:
                 raise ValueError("graph: expected space=file, got an empty space")

@@ -312,6 +312,7 @@ def test_unreadable_image(folder, tmp_path, capsys):
         ("train vgg --data cifar10 --root nowhere --source-noise [0.2,0.2]", "source_noise: expected different rates"),
         (f"train ce {SMALL} --synthetic-classes 9", "synthetic_classes: expected 7 or 8, got 9"),
         (f"train ce {SMALL} --subset-seed -1", "subset_seed: expected a value in"),
+        (f"train ldl-alsg {SMALL} --spaces [au,au]", "spaces: expected each once, got au, au"),
         (f"train ldl-alsg {SMALL} --spaces [mouth]", "spaces: expected 'au', 'landmark', 'va' or"),
         (f"train ldl-alsg {SMALL} --graph au=nowhere.knn", "graph: no such graph: nowhere.knn"),
         (f"train dmue {SMALL} --batch-size 8", "batch_size"),

@@ -125,6 +125,12 @@ def test_what_cannot_be_drawn_is_said_before_the_graph_is_read(files, capsys, wo
     assert message in capsys.readouterr().err
 
 
+def test_a_missing_scikit_learn_is_said_before_the_graph_is_read(files, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert ferkit(f"graph show {files[0]}/none.knn --out {files[0]}/a.png") != 0
+    assert 't-SNE needs scikit-learn: pip install "ferkit[train]"' in capsys.readouterr().err
+
+
 def test_check_finds_a_wrong_graph(files, capsys):
     folder, _, _ = files
     out = folder / "va.knn"
@@ -179,6 +185,8 @@ def test_features_of_a_model(tmp_path, capsys):
         ("--out {0}/a.knn --table {0}/openface.csv -k 0", "k: expected"),
         ("--out {0}/a.knn --data manifest --root {0}/faces.csv --space landmark", "needs the columns lm_x_<i>"),
         ("--out {0}/a.knn --data manifest --root {0}/faces.csv --space columns:jaw", "expected columns of au_01"),
+        ("--out {0}/a.knn --table {0}/openface.csv --min_confidence 3", "min_confidence: expected a value in [0, 1]"),
+        ("--out {0}/a.knn --table {0}/openface.csv --seed -1", "seed: expected a value in [0, inf], got -1"),
         (
             "--out {0}/a.knn --table {0}/openface.csv --data synthetic --train-images 9",
             "table: expected none for rendered faces",

@@ -122,7 +122,11 @@ def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
     elif not can_link(cpp_extension.CUDA_HOME):
         leave_out("_C_cuda", f"no CUDA libraries under {cpp_extension.CUDA_HOME} (set CUDA_HOME)", MODE == "cuda")
     else:
-        architectures = cuda_architectures(cpp_extension, torch)
+        try:
+            architectures = cuda_architectures(cpp_extension, torch)
+        except (OSError, subprocess.CalledProcessError) as error:
+            leave_out("_C_cuda", f"nvcc cannot be asked what it compiles for ({first_line(error)})", MODE == "cuda")
+            return found
         if not architectures:
             leave_out("_C_cuda", "nvcc and torch have no GPU architecture in common", MODE == "cuda")
             return found
@@ -199,6 +203,7 @@ def main() -> None:
             reason = "torch was not there when ferkit was installed (use pip install --no-build-isolation)"
             leave_out("_C", reason, MODE != "auto")
             leave_out("_C_cuda", reason, MODE == "cuda")
+            REASONS["_C_autograd"] = reason
         else:
             if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 11):
                 leave_out("_C", f"torch 2.11 or newer is needed, this is {torch.__version__}", MODE != "auto")

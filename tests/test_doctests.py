@@ -12,7 +12,7 @@ import ferkit
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(ferkit.__path__, "ferkit.")
-    if not module.name.endswith(("__main__", "._C", "._C_cuda"))
+    if not module.name.endswith(("__main__", "._C", "._C_autograd", "._C_cuda"))
 )
 
 

@@ -8,6 +8,7 @@ import pytest
 import ferkit
 
 ROOT = Path(ferkit.__file__).parent
+NO_LAYER = ("__version__", "_C", "_C_autograd", "_C_cuda")
 
 # layer -> layers it may import; leaves (torch alone) have none
 ALLOWED = {
@@ -51,7 +52,7 @@ def imported_layers(source):
             continue
         for name in names:
             parts = name.split(".")
-            if parts[0] == "ferkit" and len(parts) > 1 and parts[1] not in ("__version__", "_C", "_C_cuda"):
+            if parts[0] == "ferkit" and len(parts) > 1 and parts[1] not in NO_LAYER:
                 yield parts[1]
 
 

@@ -26,10 +26,11 @@ auto kernel(const Op& op, const Arguments&... arguments) {
   return op.call(arguments...);
 }
 
-// Whether nothing but autograd could care about a backward: no graph of it is asked for, and no mode, transform or
-// subclass (fake, batched) looks on. Else the op of ferkit/ops is called, through the dispatcher.
+// Whether nothing but autograd could care about a backward: no graph of it is asked for, the gradient has no tangent,
+// and no mode, transform or subclass (fake, batched) looks on. Else the op of ferkit/ops is called, by the dispatcher.
 inline bool direct(const Tensor& grad, const variable_list& saved) {
-  return !at::GradMode::is_enabled() && !at::isTensorSubclassLike(grad) && !at::areAnyTensorSubclassLike(saved);
+  return !at::GradMode::is_enabled() && !grad._fw_grad(0).defined() && !at::isTensorSubclassLike(grad) &&
+         !at::areAnyTensorSubclassLike(saved);
 }
 
 }  // namespace ferkit

@@ -71,9 +71,10 @@ def unobserved(*tensors: Tensor) -> bool:
     """Whether nothing but autograd could care about a call on these tensors.
 
     Then the dispatcher is left out: at the batch sizes of this field its Python round trips cost as much as the loss.
-    Subclasses, fake and traced tensors, dispatch and function modes and functorch transforms all go through it.
+    Subclasses, fake and traced tensors, dispatch and function modes, functorch transforms and forward mode all go
+    through it.
     """
-    if torch.compiler.is_compiling() or not _CAN_OBSERVE:
+    if torch.compiler.is_compiling() or not _CAN_OBSERVE or forward_ad._current_level >= 0:
         return False
     if _C._len_torch_dispatch_stack() or _C._are_functorch_transforms_active() or _C._is_torch_function_mode_enabled():
         return False
@@ -86,7 +87,9 @@ def unobserved(*tensors: Tensor) -> bool:
 def needs_autograd(*tensors: Tensor) -> bool:
     """Whether autograd has to record a call on these tensors, or to refuse it: no op has a forward-mode derivative."""
     if forward_ad._current_level >= 0:
-        return True
+        for tensor in tensors:
+            if forward_ad.unpack_dual(tensor).tangent is not None:
+                return True
     if torch.is_grad_enabled():
         for tensor in tensors:  # a loop, not any(): a generator costs a microsecond
             if tensor.requires_grad:

@@ -208,6 +208,35 @@ def test_forward_mode_is_refused(op, kind, nodes):
         assert torch.equal(function(*tensors), torch.autograd.forward_ad.unpack_dual(function(*tensors)).primal)
 
 
+@pytest.mark.parametrize("kind", ["cpp", "python"])
+@pytest.mark.parametrize("op", OPS)
+def test_constants_inside_forward_mode_are_taken(op, kind, nodes):
+    nodes(kind)
+    function, tensors = case(op)
+    value = function(*tensors).sum()
+    x = torch.ones(2, dtype=torch.float64)
+    primal, tangent = torch.func.jvp(lambda x: x * function(*tensors).sum(), (x,), (x,))
+    assert torch.equal(primal, value * x) and torch.equal(tangent, value * x)
+    with pytest.raises(RuntimeError, match=r"jvp|forward AD|setup_context"):
+        torch.func.jvp(lambda x: function(x, *tensors[1:]), (tensors[0],), (tensors[0],))
+
+
+@pytest.mark.parametrize("kind", ["cpp", "python"])
+@pytest.mark.parametrize("op", OPS)
+def test_the_tangent_of_a_gradient_goes_through(op, kind, nodes):
+    nodes(kind)
+    function, tensors = case(op)
+    inputs = wanting(tensors, [True] * len(tensors))
+    value = function(*inputs)
+    plain = torch.autograd.grad(value, inputs, torch.ones_like(value), retain_graph=True)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(torch.ones_like(value), torch.full_like(value, 2.0))
+        found = torch.autograd.grad(value, inputs, dual)
+        for here, there in zip(found, plain, strict=True):
+            tangent = torch.autograd.forward_ad.unpack_dual(here).tangent
+            torch.testing.assert_close(tangent, 2 * there, rtol=1e-9, atol=1e-12)
+
+
 def test_labels_out_of_range_and_wrong_shapes(nodes):
     nodes("cpp")
     rows = torch.zeros(3, 4, requires_grad=True)

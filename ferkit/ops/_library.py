@@ -41,6 +41,7 @@ _CAN_OBSERVE = all(
     )
 )
 _any_autocast = _C._is_any_autocast_enabled  # asked first: the question about one device parses a string
+_unpack_dual: Any = forward_ad.unpack_dual
 _PLAIN = (Tensor, torch.nn.Parameter)
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -88,7 +89,7 @@ def needs_autograd(*tensors: Tensor) -> bool:
     """Whether autograd has to record a call on these tensors, or to refuse it: no op has a forward-mode derivative."""
     if forward_ad._current_level >= 0:
         for tensor in tensors:
-            if forward_ad.unpack_dual(tensor).tangent is not None:
+            if _unpack_dual(tensor).tangent is not None:
                 return True
     if torch.is_grad_enabled():
         for tensor in tensors:  # a loop, not any(): a generator costs a microsecond

@@ -8,7 +8,7 @@ from typing import Any
 from ferkit.blocks.mlp import FORMS
 from ferkit.checks import check_choice, check_number
 
-__all__ = ["LABELS", "ORDERS", "PRESETS", "check_game", "resolved"]
+__all__ = ["INITS", "LABELS", "ORDERS", "PRESETS", "check_game", "resolved"]
 
 # Values of the arguments left at None. "published" is CIFAR-10 of the supplement and the released code; "scratch" is
 # meant for small images, narrow networks and few epochs.
@@ -25,6 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Whether the generators move first, and the discriminator's steps.
 ORDERS = {"released": (False, 2), "supplement": (True, 2), "algorithm1": (True, 1)}
 LABELS = ("logits", "probabilities")  # how the discriminator sees the encoder's
+INITS = ("uniform", "orthogonal")  # the discriminator's weights at the start
 
 
 def resolved(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +55,8 @@ def check_game(options: Mapping[str, Any]) -> None:
     check_number(options["latent"], "latent", 1, integer=True)
     check_number(options["game_every"], "game_every", 1, integer=True)
     check_number(options["discriminator_rate"], "discriminator_rate", 0, open_low=True)
+    check_number(options["decoder_rate"], "decoder_rate", 0, open_low=True)
+    check_choice(options["discriminator_init"], "discriminator_init", INITS)
     check_number(options["beta1"], "beta1", 0, 0.999)
     if options["discriminator_steps"] is not None:
         check_number(options["discriminator_steps"], "discriminator_steps", 1, integer=True)

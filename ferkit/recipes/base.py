@@ -116,16 +116,18 @@ class Recipe(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         return self.scheduled_adam(self.trained_parameters())
 
-    def scheduled_adam(self, parameters: list[nn.Parameter], rate: float = 1.0, beta1: float = 0.9) -> dict[str, Any]:
-        """Adam over these parameters with the recipe's schedule, as Lightning takes it; ``rate`` times as fast."""
-        learning_rate, betas = rate * self.learning_rate, (beta1, 0.999)
-        optimizer = torch.optim.Adam(parameters, learning_rate, betas, weight_decay=self.weight_decay, fused=True)
+    def scheduled_adam(
+        self, parameters: list[nn.Parameter] | list[dict[str, Any]], beta1: float = 0.9
+    ) -> dict[str, Any]:
+        """Adam over these parameters, or groups with an ``lr`` of their own, with the schedule, as Lightning takes it."""
+        betas = (beta1, 0.999)
+        optimizer = torch.optim.Adam(parameters, self.learning_rate, betas, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "constant":
             return {"optimizer": optimizer}
         if self.schedule == "one-cycle":
             steps = max(int(self.trainer.estimated_stepping_batches), 6)  # fewer leave a phase without a step
             cycle = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, learning_rate, steps, pct_start=0.2, cycle_momentum=False
+                optimizer, [group["lr"] for group in optimizer.param_groups], steps, pct_start=0.2, cycle_momentum=False
             )
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
         epochs = max(self.trainer.max_epochs or 1, 1)

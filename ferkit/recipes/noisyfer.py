@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ferkit import functional
 from ferkit.blocks import DeconvDecoder, EncoderOutput, MultiStreamDiscriminator
+from ferkit.blocks._spectral import make_orthogonal
 from ferkit.blocks._width import check_power_of_two
 from ferkit.checks import check_number
 from ferkit.recipes._game import Backward, GameState, TrainingDiverged, frozen, seeded, step, step_schedules
@@ -51,6 +52,9 @@ class NoisyFER(LabelSetRecipe):
         discriminator_labels: what the discriminator sees of the encoder's categorical labels: ``"logits"``, as
             released, or ``"probabilities"``, their softmax (the paper does not say).
         discriminator_rate: the discriminator's learning rate as a multiple of ``learning_rate``; published 1.
+        discriminator_init: its weights at the start: ``"uniform"``, as torch has them, or ``"orthogonal"``, with which
+            its image stream says something from the first step.
+        decoder_rate: the decoder's learning rate as a multiple of ``learning_rate``; published 1.
         beta1: of both Adams; published 0.9.
         game_every: the game is played on every so manieth batch of an epoch, from the first; the others give the
             encoder's supervised step alone. ``lam`` is not scaled up for it. Published 1.
@@ -87,6 +91,8 @@ class NoisyFER(LabelSetRecipe):
         discriminator_steps: int | None = None,
         discriminator_labels: str = "logits",
         discriminator_rate: float = 1.0,
+        discriminator_init: str = "uniform",
+        decoder_rate: float = 1.0,
         beta1: float = 0.9,
         game_every: int = 1,
         lam: float | None = None,
@@ -116,7 +122,8 @@ class NoisyFER(LabelSetRecipe):
             {
                 **{"lam": chosen["lam"], "warmup": chosen["warmup"], "order": order, "hold": hold, "mlp": mlp},
                 **{"discriminator_steps": discriminator_steps, "discriminator_labels": discriminator_labels},
-                **{"discriminator_rate": discriminator_rate, "beta1": beta1, "game_every": game_every},
+                **{"discriminator_rate": discriminator_rate, "discriminator_init": discriminator_init},
+                **{"decoder_rate": decoder_rate, "beta1": beta1, "game_every": game_every},
                 **{"joint": joint, "marginal": marginal, "decoder": decoder, "latent": latent},
             }
         )
@@ -140,7 +147,7 @@ class NoisyFER(LabelSetRecipe):
         self.generators_first, steps = ORDERS[order]
         self.discriminator_steps = discriminator_steps or steps
         self.discriminator_labels, self.discriminator_rate = discriminator_labels, float(discriminator_rate)
-        self.beta1, self.game_every = float(beta1), game_every
+        self.decoder_rate, self.beta1, self.game_every = float(decoder_rate), float(beta1), game_every
         classes, targets = len(self.source_names) * num_classes, len(self.value_names)
         self.decoder = DeconvDecoder(size, latent + classes + targets, chosen["width"]) if decoder else None
         # By position, so that a checkpoint does not depend on what the label sets are called.
@@ -157,6 +164,8 @@ class NoisyFER(LabelSetRecipe):
             marginal if decoder or not marginal else ("latent", *labels),
             mlp,
         )
+        if discriminator_init == "orthogonal":
+            make_orthogonal(self.discriminator)
         for network in (self.decoder, self.discriminator):
             if network is not None:
                 network.to(memory_format=torch.channels_last)
@@ -167,12 +176,13 @@ class NoisyFER(LabelSetRecipe):
         self.register_buffer("class_seen", torch.zeros(num_classes, dtype=torch.bool))
 
     def configure_optimizers(self) -> Any:
-        generators = [*self.encoder.parameters(), *(self.decoder.parameters() if self.decoder is not None else ())]
-        discriminator = list(self.discriminator.parameters())
-        return [
-            self.scheduled_adam(generators, beta1=self.beta1),
-            self.scheduled_adam(discriminator, self.discriminator_rate, self.beta1),
+        rates = ((self.encoder, 1.0), (self.decoder, self.decoder_rate), (self.discriminator, self.discriminator_rate))
+        groups = [
+            {"params": list(network.parameters()), "lr": rate * self.learning_rate}
+            for network, rate in rates
+            if network is not None
         ]
+        return [self.scheduled_adam(part, self.beta1) for part in (groups[:-1], groups[-1:])]
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         images = self.augmented(batch, batch_idx)

@@ -350,6 +350,8 @@ def test_decoder_takes_noise_and_every_label_set():
         ({"mlp": "skip"}, "mlp: expected one of 'paper', 'released'"),
         ({"discriminator_labels": "softmax"}, "discriminator_labels: expected one of 'logits', 'probabilities'"),
         ({"discriminator_rate": 0.0}, "discriminator_rate: "),
+        ({"decoder_rate": 0.0}, "decoder_rate: "),
+        ({"discriminator_init": "normal"}, "discriminator_init: expected one of 'uniform', 'orthogonal'"),
         ({"beta1": 1.0}, "beta1: "),
         ({"game_every": 0}, "game_every: "),
     ],

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
+from ferkit.blocks import ImageStream
 from ferkit.recipes import VGG, NoisyFER, TrainingDiverged
 from ferkit.recipes._game import HIGHEST, LOST, LOWEST, STREAK, WON, GameState
 
@@ -118,22 +119,38 @@ def test_every_parameter_has_an_optimiser():
     made.trainer.strategy.connect(made)
     made.schedule = "constant"
     sides = [entry["optimizer"] for entry in made.configure_optimizers()]
-    groups = [set(side.param_groups[0]["params"]) for side in sides]
+    groups = [{parameter for group in side.param_groups for parameter in group["params"]} for side in sides]
     assert groups[0] | groups[1] == set(made.parameters()) and not groups[0] & groups[1]
     assert groups[1] == set(made.discriminator.parameters())
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
-def test_the_discriminator_has_a_rate_of_its_own(schedule):
-    made = recipe(beta1=0.5, discriminator_rate=4.0, schedule=schedule, learning_rate=1e-3)
+def test_decoder_and_discriminator_have_rates_of_their_own(schedule):
+    options = {"schedule": schedule, "learning_rate": 1e-3}
+    made = recipe(beta1=0.5, discriminator_rate=4.0, decoder_rate=0.5, **options)
     made.trainer = trainer()
     made.trainer.strategy.connect(made)
     made.trainer.fit_loop.setup_data = lambda: None  # how many batches there are is known
     made.trainer.fit_loop.max_batches = 10
-    generators, discriminator = (entry["optimizer"].param_groups[0] for entry in made.configure_optimizers())
-    assert generators["betas"] == discriminator["betas"] == (0.5, 0.999)
-    assert discriminator["lr"] == pytest.approx(4 * generators["lr"])
-    assert schedule == "one-cycle" or generators["lr"] == 1e-3
+    generators, (discriminator,) = (entry["optimizer"].param_groups for entry in made.configure_optimizers())
+    encoder, decoder = generators
+    assert set(encoder["params"]) == set(made.encoder.parameters())
+    assert encoder["betas"] == decoder["betas"] == discriminator["betas"] == (0.5, 0.999)
+    assert discriminator["lr"] == pytest.approx(4 * encoder["lr"])
+    assert decoder["lr"] == pytest.approx(0.5 * encoder["lr"])
+    assert schedule == "one-cycle" or encoder["lr"] == 1e-3
+
+
+def test_orthogonal_weights_leave_the_discriminator_a_voice():
+    torch.manual_seed(0)
+    spread = {}
+    for init in ("uniform", "orthogonal"):
+        made = recipe(discriminator_init=init)
+        images = torch.rand(16, 3, 32, 32) * 2 - 1
+        (stream,) = (part for part in made.discriminator.modules() if isinstance(part, ImageStream))
+        _, score = stream(images)
+        spread[init] = score.std()
+    assert spread["orthogonal"] > 4 * spread["uniform"]
 
 
 @pytest.mark.parametrize(("every", "games"), [(1, 3), (2, 2), (5, 1)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -67,4 +67,5 @@ def make_orthogonal(network: nn.Module) -> None:
     """
     for module in network.modules():
         if parametrize.is_parametrized(module, "weight"):
-            nn.init.orthogonal_(module.parametrizations["weight"].original)
+            stored: Any = module.parametrizations
+            nn.init.orthogonal_(stored["weight"].original)

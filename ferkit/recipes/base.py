@@ -119,7 +119,7 @@ class Recipe(lightning.LightningModule):
     def scheduled_adam(
         self, parameters: list[nn.Parameter] | list[dict[str, Any]], beta1: float = 0.9
     ) -> dict[str, Any]:
-        """Adam over these parameters, or groups with an ``lr`` of their own, with the schedule, as Lightning takes it."""
+        """Adam over these parameters, or groups with an ``lr`` of their own, with the schedule, as Lightning has it."""
         betas = (beta1, 0.999)
         optimizer = torch.optim.Adam(parameters, self.learning_rate, betas, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "constant":

@@ -68,4 +68,5 @@ def make_orthogonal(network: nn.Module) -> None:
     for module in network.modules():
         if parametrize.is_parametrized(module, "weight"):
             stored: Any = module.parametrizations
-            nn.init.orthogonal_(stored["weight"].original)
+            weight: Tensor = stored["weight"].original
+            weight.copy_(nn.init.orthogonal_(torch.empty_like(weight, memory_format=torch.contiguous_format)))

@@ -88,11 +88,7 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
 
     True if the values were read and none is -1: then the caller may leave out the handling of unlabelled rows.
     """
-    if torch.compiler.is_compiling() or labels.device.type != "cpu":
-        return False
-    if (
-        type(labels) is not Tensor and type(labels) is not torch.nn.Parameter
-    ):  # fake and functional tensors hold no values
+    if not readable(labels):
         return False
     if labels.numel() == 0:
         return True
@@ -103,27 +99,27 @@ def check_label_range(labels: Tensor, num_classes: int, name: str = "labels") ->
 
 
 def out_of_range(labels: Tensor, num_classes: int) -> Tensor | None:
-    """(N,), True where a label is below -1 or not below ``num_classes``; None on the CPU, where such a label raises."""
-    if labels.device.type == "cpu":
+    """(N,), True where a label is below -1 or not below ``num_classes``; None where such a label has raised."""
+    if readable(labels):
         return None
     return (labels < IGNORED_LABEL) | (labels >= num_classes)
 
 
 def check_not_negative(values: Tensor, name: str) -> None:
     """Raise ValueError if a value is below 0 (on the CPU, outside a compiled region)."""
-    if _readable(values) and bool((values < 0).any()):
+    if readable(values) and bool((values < 0).any()):
         raise ValueError(f"{name}: expected values of 0 or more, got {float(values.min())}")
 
 
 def check_unit_interval(values: Tensor, name: str) -> None:
     """Raise ValueError if a value is below 0 or above 1 (on the CPU, outside a compiled region); NaN passes."""
-    if _readable(values) and bool(((values < 0) | (values > 1)).any()):
+    if readable(values) and bool(((values < 0) | (values > 1)).any()):
         raise ValueError(f"{name}: expected values in [0, 1], got {float(values.min())}..{float(values.max())}")
 
 
 def check_index_range(indices: Tensor, size: int, name: str, missing: bool = False) -> None:
     """Raise ValueError for an index outside 0..size-1 (or -1 with ``missing``), where reading it costs no sync."""
-    if not _readable(indices) or indices.numel() == 0:
+    if not readable(indices) or indices.numel() == 0:
         return
     low, high = (int(bound) for bound in torch.aminmax(indices))
     if low < (-1 if missing else 0) or high >= size:
@@ -131,7 +127,7 @@ def check_index_range(indices: Tensor, size: int, name: str, missing: bool = Fal
         raise ValueError(f"{name}: expected values in {allowed}, got {low}..{high}")
 
 
-def _readable(values: Tensor) -> bool:
+def readable(values: Tensor) -> bool:
     """Whether values can be read without waiting for a device, and are there: fake and functional tensors hold none."""
     if torch.compiler.is_compiling() or values.device.type != "cpu":
         return False

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ferkit.checks import IGNORED_LABEL, check_choice, check_device, check_floating, check_shape, out_of_range
+from ferkit.checks import (
+    IGNORED_LABEL,
+    check_choice,
+    check_device,
+    check_floating,
+    check_not_negative,
+    check_shape,
+    out_of_range,
+)
 
 __all__ = ["REDUCTIONS", "combine_weights", "reduce", "safe_divide"]
 
@@ -39,6 +47,7 @@ def combine_weights(
             sample_weight = sample_weight[:, 0]
         check_shape(sample_weight, "sample_weight", (size,))
         check_device(like, sample_weight=sample_weight)
+        check_not_negative(sample_weight, "sample_weight")
         weight = sample_weight.to(like.dtype)
     if class_weight is not None:
         if labels is None:

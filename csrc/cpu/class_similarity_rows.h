@@ -208,7 +208,7 @@ FERKIT_INLINE void gradient_rows(
     }
     // The term 2 weight_y u is parallel to u: the projection removes it, so it is never formed.
     (void)include_self;
-    along *= inv * inv * inv;
+    along = along * inv * inv * inv;  // in this order: the cube alone may leave the range
     for (d = 0; d + L <= width; d += L) {
       Vec<T> v, f;
       load<T>(v, to + d);

@@ -17,6 +17,8 @@ FERKIT_INLINE Vec<T> excess(const Vec<T>& r) {
   return r * r * T(0.5) * inner;
 }
 
+constexpr int apart = 32;  // how far off two largest logits are before differences across them lose digits
+
 // Of the rows in `block`: the largest logit, exp(. - largest) into `shares`, and their sum.
 template <typename T>
 FERKIT_INLINE void exponentials(const T* block, int64_t classes, T* shares, Vec<T>& top, Vec<T>& total) {
@@ -42,7 +44,7 @@ FERKIT_INLINE void exponentials(const T* block, int64_t classes, T* shares, Vec<
 template <typename T>
 struct Block {
   T *center, *p, *residual, *neighbor, *shares;
-  Vec<T> top, log_total;
+  Vec<T> top, log_total, largest;
 
   FERKIT_INLINE Block(T* scratch, int64_t classes) {
     const int64_t step = block_numbers<T>(classes) / 5;
@@ -69,7 +71,7 @@ struct Block {
   FERKIT_INLINE void next(
       const T* logits, int64_t pitch, int used, int64_t room, int64_t classes, Vec<T>& share, Vec<T>& rise,
       Vec<T>& shift) {
-    Vec<T> largest, total;
+    Vec<T> total;
     gather<T>(logits, pitch, used, room, classes, neighbor);
     exponentials<T>(neighbor, classes, shares, largest, total);
     share = T(1) / total;
@@ -87,7 +89,8 @@ struct Block {
     load<T>(z, center + c * L);
     load<T>(q, shares + c * L);
     q = q * share;
-    ratio = ((v - z) - rise) - shift;  // exact but for the last step where the logits are close
+    // Exact but for the last step where the logits are close; far apart, the differences within each are.
+    ratio = if_less(Vec<T>::all(apart * apart), rise * rise, (v - largest) - (z - top), (v - z) - rise) - shift;
     ratio = if_less(Vec<T>{}, q, ratio, Vec<T>::all(1));
   }
 };

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 __all__ = ["SpectralNorm", "make_orthogonal", "spectral"]
 
 EPS = 1e-12
+START = 15  # power iterations at the start, as torch's parametrization takes
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -69,4 +70,8 @@ def make_orthogonal(network: nn.Module) -> None:
         if parametrize.is_parametrized(module, "weight"):
             stored: Any = module.parametrizations
             weight: Tensor = stored["weight"].original
-            weight.copy_(nn.init.orthogonal_(torch.empty_like(weight, memory_format=torch.contiguous_format)))
+            norm: SpectralNorm = stored["weight"][0]
+            order = [norm.dim, *(axis for axis in range(weight.ndim) if axis != norm.dim)]  # rows first
+            rows = torch.empty_like(weight.permute(order), memory_format=torch.contiguous_format)
+            weight.permute(order).copy_(nn.init.orthogonal_(rows))
+            norm._power_method(rows.flatten(1), START)  # of the new weight, for who asks in eval() first

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ferkit.checks import check_index_range, check_number, check_shape, check_tensor
+from ferkit.checks import check_index_range, check_number, check_shape, check_tensor, readable
 
 __all__ = ["SampleCertainty"]
 
@@ -33,7 +33,7 @@ class SampleCertainty(nn.Module):
             ``strict=False`` the images in common are taken over). A table without ids takes over the state dict's.
 
     Call with index, int64 (B,), the images' positions; gives (B,). ValueError for positions outside 0..num_samples-1
-    (read on the CPU; elsewhere their certainty is NaN).
+    (read on the CPU; elsewhere, and in a compiled region, their certainty is NaN).
 
     >>> certainty = SampleCertainty(3, init=0.0, ids=["a.png", "b.png", "c.png"])
     >>> certainty(torch.tensor([2, 0]))
@@ -60,7 +60,7 @@ class SampleCertainty(nn.Module):
         # a lookup whose gradient is summed in a fixed order, on the GPU too
         listed = index.clamp(0, max(self.num_samples - 1, 0))
         logit = nn.functional.embedding(listed, self.logit.unsqueeze(1)).squeeze(1)
-        if index.device.type != "cpu":
+        if not readable(index):
             logit = torch.where((index < 0) | (index >= self.num_samples), torch.nan, logit)
         return logit.sigmoid()
 

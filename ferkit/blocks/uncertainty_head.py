@@ -19,8 +19,9 @@ class UncertaintyHead(nn.Module):
         num_classes: C.
         bias: biases in both linear layers, as in the released code (the default; equation 8 prints none, and without
             them the paper's form is ``bias=False``).
-        init: ``"random"`` (torch's own), or ``"similarity"``: confidence starts as sigmoid(6 s_y - 3), s_y being the
-            similarity to the given label's class on a scale of 0 to 1, and is trained from there. Needs ``bias``.
+        init: ``"random"`` (torch's own), or ``"similarity"``: confidence starts as sigmoid(6 s_y - 3), but for a
+            small share of the other classes, s_y being the similarity to the given label's class on a scale of 0 to 1,
+            and is trained from there. Needs ``bias``.
 
     Call with similarity (N, C), as `ferkit.functional.class_similarity` gives it, and int64 labels (N,), whose one-hot
     row is all 0 for -1. Gives (N,). Gradients reach the similarity. TypeError and ValueError for wrong dtypes, shapes,

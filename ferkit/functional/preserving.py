@@ -182,6 +182,9 @@ def _shares(student: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _normalized_gram(features: Tensor) -> Tensor:
+    if features.numel():  # the scale cancels, and would else leave what the squares of squares can hold
+        largest = features.detach().abs().amax()
+        features = features / torch.where(largest > 0, largest, 1)
     gram = features @ features.T
     squared = gram.square().sum(1, keepdim=True)
     # the root is taken where it has a gradient only: a row of zeros stays 0

@@ -24,7 +24,8 @@ def ramp_up(epoch: float | Tensor, beta: float, form: str = "paper") -> float | 
 
     ``form="paper"`` has k = 1 (0.37 at epoch 0), ``form="released"`` k = 5 (0.007 at epoch 0); the paper counts epochs
     from 1, its released code from 0. ``epoch`` and ``beta`` are in the same unit (epochs, or shares of the run), a
-    number or a tensor of any shape; ``beta=0`` is 1 throughout. ValueError for a negative epoch or beta.
+    number or a tensor of any shape; ``beta=0`` is 1 throughout. ValueError for a negative beta, or an epoch that is a
+    negative number.
 
     >>> round(ramp_up(3, 6), 4), round(ramp_up(3, 6, form="released"), 4), ramp_up(7, 6)
     (0.7788, 0.2865, 1.0)

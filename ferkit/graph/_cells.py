@@ -65,7 +65,9 @@ def project(rows: Rows, crew: Crew, seed: int, kth: float | None) -> Projected:
         if width is not None:
             axes = vectors[:, -width:].float().contiguous()
             kept = float(values[-width:].sum() / values.sum().clamp(min=torch.finfo(torch.float64).tiny))
-    found, norms = torch.empty(rows.count, rows.dim if axes is None else axes.shape[1]), torch.empty(rows.count)
+    width = rows.dim if axes is None else axes.shape[1]
+    found = torch.empty(rows.count, width, dtype=torch.float32, device="cpu")
+    norms = found.new_empty(rows.count)
 
     def work(start: int) -> None:
         block = rows.centred(np.arange(start, min(rows.count, start + PART)))
@@ -100,7 +102,7 @@ def _distances(points: Tensor, centres: Tensor, crew: Crew) -> Tensor:
 
 def assign(points: Tensor, centres: Tensor, crew: Crew) -> Tensor:
     """int64 (U,): the nearest centre of each row."""
-    found = torch.empty(len(points), dtype=torch.int64)
+    found = points.new_empty(len(points), dtype=torch.int64)
 
     def work(start: int) -> None:
         values = _distances(points[start : start + PART], centres, crew)

@@ -112,7 +112,7 @@ def _in_float64(
 
 def _block_in_float64(rows: Rows, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     own = rows.centred(block, torch.float64)
-    rough = torch.empty(len(block), rows.count, dtype=torch.float64)
+    rough = own.new_empty(len(block), rows.count)
     for start in range(0, rows.count, BASE):
         base = rows.centred(np.arange(start, min(rows.count, start + BASE)), torch.float64)
         part = rough[:, start : start + len(base)]
@@ -121,7 +121,7 @@ def _block_in_float64(rows: Rows, block: np.ndarray, k: int) -> tuple[np.ndarray
         else:
             torch.addmm(base.square().sum(1), own, base.T, alpha=-2, out=part)
             part.add_(own.square().sum(1, keepdim=True)).clamp_(min=0)
-    rough[torch.arange(len(block)), torch.from_numpy(block)] = torch.inf
+    rough[torch.arange(len(block), device="cpu"), torch.from_numpy(block)] = torch.inf
     kth = rough.kthvalue(k, dim=1).values.numpy() if k else np.zeros(len(block))
     size = (own.abs().sum(1) if rows.metric == "l1" else own.square().sum(1).sqrt()).numpy()
     # Twice the error: once for the k-th distance itself, once for the row that is compared with it.

@@ -41,7 +41,7 @@ class CellScan:
         cells = _cells.assign(points, self.centres, crew)
         order = torch.argsort(cells, stable=True)
         self.order, self.cells = order.numpy(), cells.numpy()
-        self.table = torch.ones(len(points), points.shape[1] + 2)
+        self.table = points.new_ones(len(points), points.shape[1] + 2)
         self.points = self.table[:, :-2]
         torch.index_select(points, 0, order, out=self.points)
         torch.index_select(rows.norms, 0, order, out=self.table[:, -2])
@@ -66,13 +66,13 @@ class CellScan:
         -1. One thread does it; several such calls may run at once.
         """
         # A product with a row of ``table`` is then the squared distance, less the row's own norm and its bound.
-        rows = torch.cat([-2 * points, torch.ones(len(points), 1), torch.zeros(len(points), 1)], 1)
+        rows = torch.cat([-2 * points, points.new_ones(len(points), 1), points.new_zeros(len(points), 1)], 1)
         rows[:, -1] = -self._bound(rows, cells, count)
         seen = _cells.near_cells(points, self.centres, nprobe, self.crew)
         pairs = np.flatnonzero(np.ascontiguousarray(seen.T))  # by cell, then by query
         edges = np.searchsorted(pairs, np.arange(len(seen.T) + 1) * len(points))
         queries = pairs % len(points)
-        flags, room = np.empty(TALL * WIDE, np.bool_), torch.empty(TALL, rows.shape[1])
+        flags, room = np.empty(TALL * WIDE, np.bool_), rows.new_empty(TALL, rows.shape[1])
         hits = []
         for target in np.flatnonzero(np.diff(edges)):
             low, high = int(self.starts[target]), int(self.starts[target + 1])
@@ -89,7 +89,7 @@ class CellScan:
 
     def _bound(self, rows: Tensor, cells: np.ndarray, count: int) -> Tensor:
         """(Q,): the count-th distance among the rows next to each row's own cell, less the row's own norm."""
-        found = torch.full((len(rows),), LARGE)
+        found = rows.new_full((len(rows),), LARGE)
         own, begin = np.unique(cells, return_index=True)
         for cell, first, last in zip(own, begin, [*begin[1:], len(cells)]):
             base, size = [], 0
@@ -102,7 +102,7 @@ class CellScan:
             if size < count:
                 continue
             fold = 8 if size >= 16 * count else 1
-            blank = torch.zeros(-size % fold, rows.shape[1])
+            blank = rows.new_zeros(-size % fold, rows.shape[1])
             blank[:, -2] = LARGE
             some = torch.cat([*base, blank])
             for top in range(int(first), int(last), TALL):

@@ -16,6 +16,9 @@ __all__ = ["Crew", "crew", "tracked"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+# One by one: torch refuses its older, common setting once somebody has set one of these.
+_BACKENDS: Any = torch.backends
+_MATMULS: tuple[Any, ...] = (_BACKENDS.cuda.matmul, _BACKENDS.mkldnn.matmul)
 
 
 class Crew:
@@ -34,7 +37,7 @@ class Crew:
         size = rows * columns
         held: Tensor | None = getattr(self._own, "room", None)
         if held is None or held.numel() < size:
-            held = self._own.room = torch.empty(size)
+            held = self._own.room = torch.empty(size, dtype=torch.float32, device="cpu")
         return held[:size].view(rows, columns)
 
     def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
@@ -50,16 +53,18 @@ def crew() -> Iterator[Crew]:
     Matrix products are full float32 meanwhile: the error bounds of the search rest on it.
     """
     count = torch.get_num_threads()
-    precision = torch.get_float32_matmul_precision()
+    precisions = [(matmul, matmul.fp32_precision) for matmul in _MATMULS]
     pool = ThreadPoolExecutor(count) if count > 1 else None
     try:
         torch.set_num_threads(1)
-        torch.set_float32_matmul_precision("highest")
+        for matmul, _ in precisions:
+            matmul.fp32_precision = "ieee"
         yield Crew(count, pool)
     finally:
         if pool is not None:
             pool.shutdown()
-        torch.set_float32_matmul_precision(precision)
+        for matmul, before in precisions:
+            matmul.fp32_precision = before
         torch.set_num_threads(count)
 
 

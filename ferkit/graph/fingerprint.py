@@ -49,15 +49,20 @@ def ids_sha256(ids: Iterable[Any]) -> str:
     True
     """
     digest = hashlib.sha256()
-    for item in ids:
+    for item in _listed(ids):
         text = str(item).encode()
         digest.update(b"%d:%s" % (len(text), text))  # the length keeps ("ab", "c") from being ("a", "bc")
     return digest.hexdigest()
 
 
+def _listed(ids: Iterable[Any]) -> Iterable[Any]:
+    """The ids themselves: an item of a tensor is a tensor, whose text is not the number's."""
+    return ids.tolist() if isinstance(ids, Tensor) else ids
+
+
 def ids_unordered_sha256(ids: Iterable[Any]) -> str:
     """SHA-256 of ids whatever their order: tells rows that were moved from rows that are others."""
-    return ids_sha256(sorted(str(item) for item in ids))
+    return ids_sha256(sorted(str(item) for item in _listed(ids)))
 
 
 def fingerprints(points: Any, ids: Sequence[Any] | None = None) -> dict[str, str | None]:

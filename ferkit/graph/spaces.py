@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ferkit.checks import check_choice, check_shape
 
-__all__ = ["action_unit_points", "affect_points", "column_points", "describe_points", "landmark_points"]
+__all__ = ["action_unit_points", "affect_points", "column_points", "describe_points", "known_affect", "landmark_points"]
 
 MISSING = (-2.0, -5.0)  # how AffectNet and Aff-Wild2 write an unknown valence or arousal
 ROUNDS, SETTLED = 100, 1e-12  # of the mean shape
@@ -114,18 +114,25 @@ def affect_points(valence: Any, arousal: Any) -> Tensor:
     -2 (AffectNet) and -5 (Aff-Wild2) mean unknown and become NaN, as does a row of which only one is known.
 
     Raises:
-        ValueError: for other values outside [-1, 1], with the first rows that have them.
+        ValueError: for other values outside [-1, 1], with the first rows that have them; if no row is known, or all
+            known ones are the same.
 
     Example:
         >>> affect_points([0.5, -2.0], [-0.1, 0.3])
         tensor([[ 0.5000, -0.1000],
                 [    nan,     nan]], dtype=torch.float64)
     """
+    return column_points(known_affect(valence, arousal), ("valence", "arousal"), "valence and arousal")
+
+
+def known_affect(valence: Any, arousal: Any) -> Tensor:
+    """As `affect_points`, but the columns may be constant, or unknown altogether."""
     columns = [_floating(valence, "valence"), _floating(arousal, "arousal")]
     check_shape(columns[0], "valence", ("N",))
     check_shape(columns[1], "arousal", (len(columns[0]),))
     points = torch.stack(columns, 1)
-    points[torch.isin(points, torch.tensor(MISSING, dtype=points.dtype)).any(1) | points.isnan().any(1)] = torch.nan
+    unknown = torch.isin(points, torch.tensor(MISSING, dtype=points.dtype, device="cpu")) | points.isnan()
+    points[unknown.any(1)] = torch.nan
     for column, name in enumerate(("valence", "arousal")):
         bad = (points[:, column].abs() > 1 + 1e-6).nonzero()[:, 0]
         if len(bad):
@@ -141,9 +148,9 @@ def affect_points(valence: Any, arousal: Any) -> Tensor:
 def _floating(values: Any, name: str) -> Tensor:
     """A copy-free float32 or float64 CPU tensor."""
     try:
-        tensor = torch.as_tensor(values).detach().cpu()
+        tensor = torch.as_tensor(values, device="cpu").detach()
         if not tensor.is_floating_point() or (not isinstance(values, Tensor) and not hasattr(values, "dtype")):
-            tensor = torch.as_tensor(values, dtype=torch.float64).cpu()  # integers, and lists: no digit is lost
+            tensor = torch.as_tensor(values, dtype=torch.float64, device="cpu")  # integers, and lists: no digit is lost
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected a tensor or an array of numbers, got {type(values).__name__}") from error
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

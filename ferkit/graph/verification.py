@@ -16,6 +16,7 @@ __all__ = ["verify"]
 
 PAIRS = 1 << 22  # distances held at once
 SPARES = 16  # candidates beyond K that are measured directly
+ROUNDING = 1e-30  # of the distance of two equal rows brought to length 1
 TOLERANCE = 1e-6  # relative: a neighbour as near as the K-th but for rounding is right
 
 
@@ -24,23 +25,24 @@ def verify(
 ) -> dict[str, float]:
     """See ``KNNGraph.verify``. Rows that have no neighbour take no part, neither as rows nor as neighbours."""
     check_number(rows, "rows", 1, integer=True)
-    values = torch.as_tensor(points).detach().cpu()
+    values = torch.as_tensor(points, device="cpu").detach()
     indices, distances = graph.indices.cpu(), graph.distances.cpu()
     members = (indices[:, 0] >= 0).nonzero()[:, 0] if graph.k else indices.new_zeros(0)
     generator = torch.Generator().manual_seed(seed)
-    chosen = members[torch.randperm(len(members), generator=generator)[:rows].sort().values]
+    chosen = members[torch.randperm(len(members), generator=generator, device="cpu")[:rows].sort().values]
     if not len(chosen):
         return {"recall": 1.0, "rows": 0, "distance_error": 0.0}
-    centre = values[members].double().mean(0) if graph.metric != "cosine" else torch.zeros(()).double()
-    place = torch.full((graph.n,), -1).index_copy_(0, members, torch.arange(len(members)))
+    centre = values[members].double().mean(0) if graph.metric != "cosine" else values.new_zeros((), dtype=torch.float64)
+    place = members.new_full((graph.n,), -1).index_copy_(0, members, torch.arange(len(members), device="cpu"))
     right = wanted = 0
+    slack = ROUNDING if graph.metric == "cosine" else 0.0
     worst = 0.0
     step = max(1, PAIRS // len(members))
     for start in range(0, len(chosen), step):
         block = chosen[start : start + step]
         query = values[block].double() - centre
         rough = _all_distances(query, values, members, centre, graph.metric)
-        rough[torch.arange(len(block)), place[block]] = torch.inf
+        rough[torch.arange(len(block), device="cpu"), place[block]] = torch.inf
         _leave_out(rough, block, place, exclude)
         near = rough.topk(min(graph.k + SPARES, rough.shape[1]), dim=1, largest=False)
         exact = _direct(query, values[members[near.indices]].double() - centre, graph.metric)
@@ -49,7 +51,7 @@ def verify(
         limit = exact.gather(1, (count - 1).clamp(min=0)[:, None])
         found, there = indices[block], indices[block] >= 0
         mine = _direct(query, values[found.clamp(min=0)].double() - centre, graph.metric)
-        hit = there & (mine <= limit * (1 + TOLERANCE)) & _first_of_row(found)
+        hit = there & (mine <= limit * (1 + TOLERANCE) + slack) & _first_of_row(found)
         right += int(torch.minimum(hit.sum(1), count).sum())
         wanted += int(count.sum())
         error = ((distances[block].double() - mine).abs() / (1 + mine))[there]
@@ -74,8 +76,8 @@ def _all_distances(query: Tensor, values: Tensor, members: Tensor, centre: Tenso
 
 def _direct(query: Tensor, other: Tensor, metric: str) -> Tensor:
     """(B, K) distances of (B, D) to (B, K, D) by differences."""
-    if metric == "cosine":
-        return 1 - (_unit(query)[:, None] * _unit(other)).sum(2)
+    if metric == "cosine":  # by differences too: 1 - cosine of equal rows is not 0
+        return (_unit(query)[:, None] - _unit(other)).square().sum(2) / 2
     difference = query[:, None] - other
     return difference.abs().sum(2) if metric == "l1" else difference.square().sum(2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,7 @@ class Recipe(lightning.LightningModule):
         check_number(decay, "decay", 0, 1)
         check_number(padding, "padding", 0, integer=True)
         check_number(flip, "flip", 0, 1)
+        check_number(seed, "seed", 0, integer=True)
         for share in milestones:
             check_number(share, "milestones", 0, 1)
         self.num_classes = num_classes
@@ -130,12 +132,22 @@ class Recipe(lightning.LightningModule):
                 optimizer, [group["lr"] for group in optimizer.param_groups], steps, pct_start=0.2, cycle_momentum=False
             )
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
-        epochs = max(self.trainer.max_epochs or 1, 1)
-        turns = sorted({max(round(share * epochs), 1) for share in self.milestones})
+        turns = sorted(max(round(share * self.total_epochs), 1) for share in self.milestones)  # one may come twice
         return {
             "optimizer": optimizer,
             "lr_scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, turns, self.decay),
         }
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the run; of a trainer with ``max_steps`` alone, those that the steps take."""
+        if (self.trainer.max_epochs or 0) > 0:
+            return int(self.trainer.max_epochs or 1)
+        if self.trainer.max_steps <= 0:
+            raise ValueError("max_epochs: expected a number of epochs or of steps (for a schedule), got neither")
+        self.trainer.fit_loop.setup_data()
+        batches = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        return max(math.ceil(batches / self.trainer.num_training_batches), 1)
 
     def on_train_epoch_start(self) -> None:
         sampler = getattr(self.trainer.train_dataloader, "batch_sampler", None)

@@ -138,7 +138,7 @@ class DMUE(BackboneRecipe):
         """w_u and w_d (eq. 11, 12) in an epoch counted from 0 (released); the paper counts from 1."""
         beta = self.beta
         if self.beta_unit == "share":
-            beta *= self.trainer.max_epochs or 1
+            beta *= self.total_epochs
         number = epoch + 1 if self.ramp == "paper" else epoch
         return functional.ramp_up(number, beta, form=self.ramp), functional.ramp_down(number, beta)
 
@@ -172,12 +172,13 @@ class DMUE(BackboneRecipe):
         up, down = self.ramps(self.current_epoch)
         confidence = self.confidence(output, labels)
         head_loss: float | Tensor = 0.0
-        if self.uncertainty is not None and self.current_epoch < round(self.warmup * (self.trainer.max_epochs or 1)):
+        if self.uncertainty is not None and self.current_epoch < round(self.warmup * self.total_epochs):
             # The head learns beside the network, which trusts every label until it is heard.
             apart = self.confidence(BranchedOutput(output.features.detach(), output.logits), labels)
             head_loss = functional.weighted_logit_cross_entropy(output.logits.detach(), apart, labels)
             confidence = torch.ones_like(apart)
-        self._remember(confidence.detach())
+        known = labels >= 0
+        self._remember(confidence.detach(), known)
         if target is None:
             losses = {"wce": functional.weighted_logit_cross_entropy(output.logits, confidence, labels)}
         else:
@@ -201,7 +202,7 @@ class DMUE(BackboneRecipe):
         if output.auxiliary_logits is not None:
             losses["aux"] = self._auxiliary_loss(output.auxiliary_logits, labels)
             total = total + down * losses["aux"]
-        losses["confidence"] = confidence.mean()
+        losses["confidence"] = torch.where(known, confidence, 0).sum() / known.sum().clamp_min(1)
         return {"loss": total + head_loss, **losses}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -215,10 +216,15 @@ class DMUE(BackboneRecipe):
         scaled = (self.confidences[:, None, None] * logits).log_softmax(2)
         return scaled.logsumexp(0) - math.log(len(self.confidences))
 
-    def _remember(self, confidence: Tensor) -> None:
-        """Running quantiles of the confidences, as batch normalisation keeps running moments."""
-        ranks = torch.linspace(0, len(confidence) - 1, len(self.confidences), device=confidence.device).round().long()
-        self.confidences.lerp_(confidence.to(self.confidences).sort().values[ranks], CONFIDENCE_MOMENTUM)
+    def _remember(self, confidence: Tensor, known: Tensor) -> None:
+        """Running quantiles of the labelled images' confidences, as batch normalisation keeps running moments."""
+        if not len(confidence):
+            return
+        ordered = torch.where(known, confidence.to(self.confidences), torch.inf).sort().values
+        last = known.sum() - 1  # stays on the device
+        ranks = (torch.linspace(0, 1, len(self.confidences), device=confidence.device) * last).round().long()
+        found = torch.where(last >= 0, ordered[ranks.clamp_min(0)], self.confidences)
+        self.confidences.lerp_(found, CONFIDENCE_MOMENTUM)
 
     def confidence(self, output: BranchedOutput, labels: Tensor) -> Tensor:
         """Alpha (N,) of eq. 8: each sample against its batch; 1 without the uncertainty module."""
@@ -262,9 +268,10 @@ class DMUE(BackboneRecipe):
         if self.model.mining == "leave-one-out":
             return functional.auxiliary_cross_entropy(logits, labels)
         branches, samples, classes = logits.shape
-        return torch.nn.functional.cross_entropy(
-            logits.reshape(branches * samples, classes), labels.repeat(branches), ignore_index=-1
+        total = torch.nn.functional.cross_entropy(
+            logits.reshape(branches * samples, classes), labels.repeat(branches), ignore_index=-1, reduction="sum"
         )
+        return total / ((labels >= 0).sum() * branches).clamp_min(1)  # 0 for a batch without labels
 
     def _similarity_weight(self, losses: dict[str, Tensor]) -> float | Tensor:
         if self.gamma_unit == "absolute":

@@ -125,6 +125,7 @@ class AffectTargets(NeighborRecipe):
         self.calibration = AdaptiveSimilarity(width) if adaptive else None
         self.centers = UncertaintyCenterLoss(num_classes, width)
         self.certainty: SampleCertainty | None = None
+        self.certainty_optimizer: RowSGD | None = None  # from `attach` on
         self.register_buffer("class_weight", None, persistent=False)
         self._updates: dict[str, Any] = {}
 
@@ -151,7 +152,10 @@ class AffectTargets(NeighborRecipe):
         points: Mapping[str, Tensor] | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         tables = super().attach(graphs, labels, ids, points)
-        self.certainty = SampleCertainty(len(labels), self.certainty_init, ids).to(self.device)
+        labels, known = torch.as_tensor(labels), self.certainty
+        self.certainty = SampleCertainty(len(labels), self.certainty_init, self.image_ids).to(self.device)
+        if known is not None and (known.num_samples == len(labels) if ids is None else known.ids is not None):
+            self.certainty.load_state_dict(known.state_dict(), strict=False)  # of the images in common
         self.certainty_optimizer = RowSGD([self.certainty.logit], self.certainty_lr, self.certainty_momentum)
         if self.class_weights == "balanced":
             counts = torch.bincount(labels[labels >= 0], minlength=self.num_classes).clamp_min(1)
@@ -159,7 +163,6 @@ class AffectTargets(NeighborRecipe):
             self.register_buffer("class_weight", weight.float().to(self.device), persistent=False)
         return tables
 
-    certainty_optimizer: RowSGD
     class_weight: Tensor | None
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -168,12 +171,12 @@ class AffectTargets(NeighborRecipe):
         return [parameter for parameter in super().trained_parameters() if parameter not in own]
 
     def batch_loss(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
-        if self.certainty is None:
+        if self.certainty is None or self.certainty_optimizer is None:
             raise RuntimeError(f"{type(self).__name__}: call attach(graphs, labels) before training")
         output, index, near = self.look_around(images, batch)
         labels = batch["label"][: len(index)]
         certainty = self.certainty(index)
-        waiting = self.current_epoch < round(self.certainty_warmup * (self.trainer.max_epochs or 1))
+        waiting = self.current_epoch < round(self.certainty_warmup * self.total_epochs)
         target = self.target(output.features, labels, certainty, near, waiting)
         losses = self.classification_loss(output, labels, target, self.class_weight)
         total = losses.pop("loss")
@@ -224,7 +227,7 @@ class AffectTargets(NeighborRecipe):
         """Move the certainties and the class centres by what the last batch said; once after each optimiser step."""
         if not self._updates:
             return
-        assert self.certainty is not None
+        assert self.certainty is not None and self.certainty_optimizer is not None
         gradient = self._updates.get("gradient")
         if gradient is not None:  # one that is not finite (a skipped step of mixed precision) moves nothing
             self.certainty.logit.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
@@ -248,17 +251,20 @@ class AffectTargets(NeighborRecipe):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.certainty is not None:
+        if self.certainty_optimizer is not None:
             checkpoint["certainty_optimizer"] = self.certainty_optimizer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self.certainty is not None:
+        if self.certainty_optimizer is not None:
             self.certainty_optimizer.load_state_dict(checkpoint["certainty_optimizer"])
+            order = self.saved_order(checkpoint)
+            for state in self.certainty_optimizer.state.values():
+                state.update({name: value if order is None else value[order] for name, value in state.items()})
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if self.certainty is not None:  # a restored velocity follows its parameter to the device
+        if self.certainty_optimizer is not None:  # a restored velocity follows its parameter to the device
             self.certainty_optimizer.load_state_dict(self.certainty_optimizer.state_dict())
 
 

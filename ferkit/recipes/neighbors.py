@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from ferkit.blocks.branched_backbone import BranchedOutput
-from ferkit.checks import check_choice, check_number
+from ferkit.checks import check_choice, check_labels, check_number
+from ferkit.functional import neighbor_distances
 from ferkit.graph import KNNGraph
 from ferkit.recipes.backbone import BackboneRecipe
 from ferkit.recipes.base import Batch
 from ferkit.recipes.neighbor_bank import NeighborBank
 
-__all__ = ["PASSES", "NeighborRecipe", "Neighbors"]
+__all__ = ["PASSES", "NeighborRecipe", "Neighbors", "check_points"]
 
 PASSES = ("joint", "train", "separate", "bank")
+TOLERANCE = 1e-3  # of the largest distance: rounding of the columns, and no other faces
 
 
 class Neighbors(NamedTuple):
@@ -69,6 +71,7 @@ class NeighborRecipe(BackboneRecipe):
         self.neighbors, self.neighbor_pass, self.bank_momentum = neighbors, neighbor_pass, bank_momentum
         self.neighbor_temperature = neighbor_temperature
         self.bank: NeighborBank | None = None
+        self.image_ids: list[str] | None = None  # of the training set
 
     def needs_points(self, graph: KNNGraph) -> bool:
         """Whether ``affinity`` reads the rows that the graph was built from."""
@@ -91,10 +94,13 @@ class NeighborRecipe(BackboneRecipe):
             space -> (indices, weights), the tables of :class:`ferkit.samplers.NeighborGroupBatchSampler`.
 
         Raises:
-            ValueError: for no graph, one of fewer neighbours than asked for, or of another number of images.
+            ValueError: for no graph, one of fewer neighbours than asked for, of another number of images, or of other
+                images or points; for labels outside -1..C-1.
         """
         if not graphs:
             raise ValueError("graphs: expected at least one, got none")
+        labels = check_labels(torch.as_tensor(labels), len(labels), self.num_classes)
+        self.image_ids = None if ids is None else _names(ids, len(labels))
         tables = {}
         for space, graph in graphs.items():
             rows, columns = graph.indices.shape
@@ -102,6 +108,9 @@ class NeighborRecipe(BackboneRecipe):
                 raise ValueError(f"graphs: expected {len(labels)} rows, one an image, got {rows} in {space!r}")
             if columns < self.neighbors:
                 raise ValueError(f"neighbors: expected at most the {columns} of graph {space!r}, got {self.neighbors}")
+            graph.check(ids=ids)
+            if points and space in points and self.needs_points(graph):
+                check_points(points[space], graph)
             graph = graph.take(self.neighbors)
             tables[space] = (graph.indices, self.affinity(space, graph, (points or {}).get(space)).float())
         device = self.device
@@ -117,7 +126,12 @@ class NeighborRecipe(BackboneRecipe):
 
     def look_around(self, images: Tensor, batch: Batch) -> tuple[BranchedOutput, Tensor, Neighbors]:
         """What the network says of the centres, their positions (G,), and their neighbours."""
-        if self.neighbor_pass == "bank":
+        grouped = "weight" in batch and len(batch["index"]) > len(batch["weight"])
+        if grouped == (self.neighbor_pass == "bank"):
+            found = "batches of NeighborGroupBatchSampler" if grouped else "plain ones"
+            wanted = "batches of centres alone" if grouped else "batches of NeighborGroupBatchSampler"
+            raise ValueError(f"neighbor_pass: {self.neighbor_pass!r} expects {wanted}, got {found}")
+        if not grouped:
             return self._from_bank(images, batch)
         groups, count = batch["weight"].shape
         near = batch["index"][groups:].reshape(groups, count)
@@ -162,13 +176,35 @@ class NeighborRecipe(BackboneRecipe):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
+        checkpoint["image_ids"] = self.image_ids
         if self.bank is not None:
             checkpoint["neighbor_bank"] = self.bank.snapshot()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self.bank is not None:
-            self.bank.restore(checkpoint["neighbor_bank"])
+        if self.bank is None:
+            return
+        if "neighbor_bank" not in checkpoint:
+            raise ValueError("neighbor_pass: expected a checkpoint of a run with 'bank', got one without a bank")
+        order = self.saved_order(checkpoint)
+        state = checkpoint["neighbor_bank"]
+        self.bank.restore(state if order is None else {name: value[order] for name, value in state.items()})
+
+    def saved_order(self, checkpoint: Mapping[str, Any]) -> Tensor | None:
+        """Where each of this recipe's images was in the checkpoint's order; None where they are in the same order.
+
+        Raises:
+            ValueError: if its images are others.
+        """
+        saved = checkpoint.get("image_ids")
+        if saved is None or self.image_ids is None or saved == self.image_ids:
+            return None
+        place = {name: row for row, name in enumerate(saved)}
+        absent = [name for name in self.image_ids if name not in place]
+        if absent or len(saved) != len(self.image_ids):
+            told = f", without {absent[0]!r}" if absent else ""
+            raise ValueError(f"ids: expected the checkpoint's {len(saved)} images, got {len(self.image_ids)}{told}")
+        return torch.tensor([place[name] for name in self.image_ids])
 
 
 def _centers(whole: BranchedOutput, groups: int) -> BranchedOutput:
@@ -180,3 +216,28 @@ def _centers(whole: BranchedOutput, groups: int) -> BranchedOutput:
         None if features is None else features[:, :groups],
         None if logits is None else logits[:, :groups],
     )
+
+
+def _names(ids: Sequence[Any], count: int) -> list[str]:
+    names = [str(name) for name in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+    if len(names) != count:
+        raise ValueError(f"ids: expected {count}, one an image, got {len(names)}")
+    return names
+
+
+def check_points(points: Tensor, graph: KNNGraph) -> None:
+    """Raise ValueError unless the rows have the distances that the graph holds, within what matters to no affinity.
+
+    Unlike a fingerprint this allows for another dtype, and for other values of rows without neighbours; only graphs of
+    squared distances have enough to tell, the fingerprint speaks for the rest.
+    """
+    if graph.metric != "l2":
+        graph.check(points)
+        return
+    found = neighbor_distances(points.double(), graph.indices, "l2")[graph.valid].sqrt()
+    held = graph.distances[graph.valid].double().sqrt()
+    wrong = ~((found - held).abs() <= TOLERANCE * held.amax()) if len(held) else torch.zeros(0, dtype=torch.bool)
+    if bool(wrong.any()):
+        place = int(wrong.nonzero()[0])
+        row = int(graph.valid.nonzero()[place, 0])
+        raise ValueError(f"row {row}: expected a neighbour at distance {held[place]:.4g}, got {found[place]:.4g}")

@@ -15,7 +15,7 @@ from ferkit.data import FaceDataset, SyntheticFaces
 from ferkit.data.readers.detector_table import DetectorTable
 from ferkit.data.readers.tables import read_table
 from ferkit.data.synthetic import ACTION_UNITS
-from ferkit.graph.spaces import action_unit_points, affect_points, column_points, landmark_points
+from ferkit.graph.spaces import action_unit_points, affect_points, column_points, known_affect, landmark_points
 from ferkit.tasks.data import DataOptions, build_dataset
 
 __all__ = ["check_space", "dataset_ids", "read_rows", "space_points", "table_points"]
@@ -142,9 +142,12 @@ def _features(table: str | None) -> Any:
     if not Path(table).is_file():
         raise FileNotFoundError(f"table: no such file: {table}")
     try:
-        return np.load(table, allow_pickle=False)
+        values = np.load(table, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"table: {table!r} is no .npy file that can be read ({error})") from error
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"table: expected real numbers, got {values.dtype} in {table!r}")
+    return values.astype(values.dtype.newbyteorder("="), copy=False)  # torch takes no other order of bytes
 
 
 def _action_units(source: Any) -> dict[str, Any]:
@@ -160,7 +163,7 @@ def _known_affect(values: Tensor, columns: Sequence[str]) -> Tensor:
     for place, name in enumerate(columns):
         if name in ("valence", "arousal"):
             column, rest = values[:, place], torch.zeros_like(values[:, place])
-            points = affect_points(column, rest) if name == "valence" else affect_points(rest, column)
+            points = known_affect(column, rest) if name == "valence" else known_affect(rest, column)
             values[:, place] = points[:, 0 if name == "valence" else 1]
     return values
 

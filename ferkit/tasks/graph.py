@@ -274,6 +274,11 @@ def _loaded(path: str | os.PathLike[str], dataset: Any, ids: list[str], space: s
     return graph.take(min(k, graph.k))
 
 
+def has_file(dataset: Any) -> bool:
+    """Whether there is a manifest's file to keep built graphs beside."""
+    return isinstance(dataset, FaceDataset) and Path(dataset.manifest.source).is_file()
+
+
 def _cache_path(
     dataset: FaceDataset | SyntheticFaces,
     ids: list[str],
@@ -282,7 +287,7 @@ def _cache_path(
     cache: str | os.PathLike[str] | None,
 ) -> Path | None:
     source = Path(dataset.manifest.source) if isinstance(dataset, FaceDataset) else None
-    if cache is None and (source is None or not source.is_file()):
+    if cache is None and not has_file(dataset):
         return None
     folder = Path(cache) if cache is not None else Path(str(source)).parent
     name = "synthetic" if source is None else source.stem

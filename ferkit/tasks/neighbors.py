@@ -7,22 +7,17 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ferkit.checks import renamed
-from ferkit.data import FaceDataset
-from ferkit.functional import neighbor_distances
 from ferkit.graph import KNNGraph
-from ferkit.recipes.neighbors import NeighborRecipe
+from ferkit.recipes.neighbors import NeighborRecipe, check_points
 from ferkit.samplers import NeighborGroupBatchSampler
-from ferkit.tasks.graph import dataset_ids, space_points, training_graph
+from ferkit.tasks.graph import dataset_ids, has_file, space_points, training_graph
 from ferkit.tasks.run import Run
 
 __all__ = ["GraphOptions", "Neighborhood", "attach_graphs", "fingerprint"]
-
-TOLERANCE = 1e-3  # of the largest distance: rounding of the columns, and no other faces
 
 
 @dataclass
@@ -65,12 +60,13 @@ class Neighborhood:
         """Batches of ``batch_size`` centres with their neighbours; None where the centres alone are loaded."""
         if self.recipe.neighbor_pass == "bank":
             return None
-        sampler = NeighborGroupBatchSampler(self.tables, fit.batch_size, self.recipe.neighbors, seed=fit.seed)
+        with renamed(groups="batch_size"):
+            sampler = NeighborGroupBatchSampler(self.tables, fit.batch_size, self.recipe.neighbors, seed=fit.seed)
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=sampler.collate, num_workers=fit.workers)
 
     def keep(self, run: Run, dataset: Any) -> None:
         """Write graphs that were built, and are kept nowhere else, into the run folder."""
-        if self.options.graph or isinstance(dataset, FaceDataset):
+        if self.options.graph or has_file(dataset):
             return
         run.graphs.mkdir(exist_ok=True)
         for space, graph in self.graphs.items():
@@ -119,30 +115,13 @@ def _rows(dataset: Any, space: str, graph: KNNGraph) -> Tensor:
     """The data's own columns, if they are the rows that the graph was built from: ids alone do not say that."""
     try:
         points = space_points(dataset, space, graph.meta.get("align", "none"))[0]
-        if graph.metric == "l2":
-            _check_distances(points, graph)
-        else:
-            graph.check(points)
+        check_points(points, graph)
     except ValueError as error:
         raise ValueError(
             f"graph: the affinity in {space!r} is computed from the rows that the graph was built from, and the data's "
             f"columns are not they ({error}): build the graph with --metric l1, whose own distances carry the affinity"
         ) from error
     return points
-
-
-def _check_distances(points: Tensor, graph: KNNGraph) -> None:
-    """The rows have the distances that the graph holds, within what matters to no affinity.
-
-    Unlike a fingerprint this allows for another dtype, and for other values of rows without neighbours.
-    """
-    found = neighbor_distances(points.double(), graph.indices, "l2")[graph.valid].sqrt()
-    held = graph.distances[graph.valid].double().sqrt()
-    wrong = ~((found - held).abs() <= TOLERANCE * held.amax()) if len(held) else torch.zeros(0, dtype=torch.bool)
-    if bool(wrong.any()):
-        place = int(wrong.nonzero()[0])
-        row = int(graph.valid.nonzero()[place, 0])
-        raise ValueError(f"row {row}: expected a neighbour at distance {held[place]:.4g}, got {found[place]:.4g}")
 
 
 def fingerprint(graph: KNNGraph, neighbors: int) -> str:

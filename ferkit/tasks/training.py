@@ -130,6 +130,8 @@ def train(
     neighbors = None
     if isinstance(recipe, NeighborRecipe):
         neighbors = attach_graphs(recipe, training, graphs or GraphOptions(), run, fit.progress)
+    if neighbors is not None:
+        check_every_class(training)
     groups = None if neighbors is None else neighbors.loader(training, fit)
     loader = training_loader(training, fit) if groups is None else groups
     recipe_options = {key: value for key, value in recipe.hparams.items() if key not in FROM_DATA}
@@ -192,6 +194,17 @@ def with_sampler(fit: FitOptions, recipe: Recipe) -> FitOptions:
     return replace(fit, sampler=sampler)
 
 
+def check_every_class(dataset: Any) -> None:
+    """Raise ValueError for a class without a training image."""
+    held = set(dataset.labels.tolist())
+    lacking = [name for label, name in enumerate(dataset.classes) if label not in held]
+    if lacking:
+        raise ValueError(
+            f"classes: expected a training image of each, got none of {', '.join(lacking)}; give classes= to leave it "
+            "out"
+        )
+
+
 def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:
     """Batches of the training set in the order of the seed.
 
@@ -199,13 +212,7 @@ def training_loader(dataset: Any, fit: FitOptions) -> DataLoader[Any]:
     in the classes that they know.
     """
     if fit.sampler != "shuffle" or not isinstance(dataset, LabelSetDataset):
-        held = set(dataset.labels.tolist())
-        lacking = [name for label, name in enumerate(dataset.classes) if label not in held]
-        if lacking:
-            raise ValueError(
-                f"classes: expected a training image of each, got none of {', '.join(lacking)}; give classes= to leave "
-                "it out"
-            )
+        check_every_class(dataset)
     if fit.sampler == "inverse-frequency":
         drawn = InverseFrequencyBatchSampler(
             dataset.labels, fit.batch_size, fit.min_per_class, seed=fit.seed, num_classes=len(dataset.classes)

@@ -192,3 +192,8 @@ def test_compiles_whole():
 def test_refused(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def test_positions_that_are_not_there_in_a_compiled_region():
+    found = torch.compile(SampleCertainty(3), backend="aot_eager")(torch.tensor([7, -4, 1]))
+    assert found.isnan().tolist() == [True, True, False]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ferkit.blocks._spectral import spectral
+from ferkit.blocks._spectral import make_orthogonal, spectral
 from ferkit.blocks._width import check_power_of_two, scaled
 
 
@@ -112,3 +112,15 @@ def test_widths():
             check_power_of_two(size)
     with pytest.raises(TypeError, match="size: expected an integer"):
         check_power_of_two(32.0)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(64, 64), nn.Conv2d(8, 16, 3), nn.Conv2d(3, 40, 3), nn.ConvTranspose2d(8, 16, 4)]
+)
+def test_orthogonal_weights_are_normalised_from_the_start(layer):
+    torch.manual_seed(0)
+    layer = spectral(layer).eval()
+    make_orthogonal(layer)
+    dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    values = torch.linalg.svdvals(layer.weight.detach().transpose(0, dim).flatten(1).double())
+    torch.testing.assert_close(values, torch.ones_like(values), rtol=1e-5, atol=1e-5)

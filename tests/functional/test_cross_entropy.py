@@ -135,3 +135,9 @@ def test_the_own_branch_of_a_sample_is_ignored():
     value = auxiliary_cross_entropy(poisoned, labels)
     torch.testing.assert_close(value, auxiliary_cross_entropy(logits, labels))
     assert torch.autograd.grad(value, poisoned)[0].isfinite().all()
+
+
+def test_negative_weights_are_refused():
+    logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="sample_weight: expected values of 0 or more, got -1"):
+        weighted_logit_cross_entropy(logits, torch.ones(2), labels, sample_weight=torch.tensor([-1.0, 1.0]))

@@ -67,3 +67,24 @@ def test_parts(unread, label):
     assert similarity.isnan().any(1).tolist() == [False, False, True, False, False]
     with pytest.raises(ValueError, match="labels"):
         ff.raise_label_errors()
+
+
+@pytest.mark.parametrize("label", WRONG)
+def test_in_a_compiled_region_a_wrong_label_gives_nan(label):
+    labels = torch.tensor([0, label])
+    for function in (
+        lambda y: ff.center_loss(torch.ones(2, 2), y, torch.zeros(3, 2)),
+        lambda y: ff.latent_distribution(torch.zeros(3, 2, 2), y)[1],
+        lambda y: ff.auxiliary_cross_entropy(torch.zeros(3, 2, 2), y),
+    ):
+        assert torch.compile(function, backend="aot_eager")(labels).isnan().all()
+        torch._dynamo.reset()
+    with pytest.raises(ValueError, match="labels"):
+        ff.auxiliary_cross_entropy(torch.zeros(3, 2, 2), labels)
+
+
+def test_a_tensor_subclass_is_not_read_either():
+    class Sub(torch.Tensor):
+        pass
+
+    assert ff.auxiliary_cross_entropy(torch.zeros(3, 2, 2), torch.tensor([0, 9]).as_subclass(Sub)).isnan()

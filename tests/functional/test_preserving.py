@@ -197,3 +197,15 @@ def test_float32_is_no_worse_than_the_textbook_as_branches_converge(kind, closen
         for gradient, ours, theirs in zip(exact_gradients, gradients, plain_gradients):
             error, bound = (ours - gradient).norm(), (theirs - gradient).norm()
             assert error <= 2 * bound + 16 * eps * gradient.norm(), form
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e10])
+def test_shares_add_up_at_any_scale(scale):
+    generator = torch.Generator().manual_seed(0)
+    target = (torch.randn(6, 4, generator=generator) * scale).requires_grad_()
+    other = torch.randn(6, 3, generator=generator)
+    shares = similarity_preserving_loss(target, other, reduction="none").sum()
+    whole = similarity_preserving_loss(target, other, reduction="sum")
+    torch.testing.assert_close(shares, whole)
+    one, two = (torch.autograd.grad(value, target)[0] * scale for value in (shares, whole))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)

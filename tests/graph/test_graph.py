@@ -271,3 +271,7 @@ def test_lists_are_rows_too():
     assert graph.verify(rows)["recall"] == 1
     with pytest.raises(ValueError, match="with other values"):
         graph.check([[0.0, 1.0], [2.0, 3.0], [5.0, 2.0]])
+
+
+def test_ids_in_a_tensor_are_its_numbers():
+    assert ids_sha256(torch.arange(3)) == ids_sha256([0, 1, 2]) == ids_sha256(np.arange(3))

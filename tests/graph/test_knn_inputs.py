@@ -223,3 +223,45 @@ def test_without_faiss_and_scipy():
     assert done.returncode == 0, done.stderr
     points = np.random.default_rng(0).normal(size=(9000, 3)).astype(np.float32)
     assert int(done.stdout) == int(knn_graph(points, 4, method="exact").indices.sum())
+
+
+def units_with_copies(rows=600):
+    generator = torch.Generator().manual_seed(0)
+    units = torch.rand(rows, 17, generator=generator) * 5 * (torch.rand(rows, 17, generator=generator) < 0.5)
+    units[rows // 2 :] = units[torch.randint(0, 40, (rows - rows // 2,), generator=generator)]
+    return units
+
+
+@pytest.mark.parametrize("metric", ["l2", "l1", "cosine"])
+def test_copies_are_no_error_of_the_graph(metric):
+    units = units_with_copies()
+    assert knn_graph(units, 4, metric=metric).verify(units)["recall"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["cuda", "mkldnn"])
+def test_precision_settings_are_left_as_they_were(name):
+    matmuls = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = [matmul.fp32_precision for matmul in matmuls]
+    try:
+        getattr(torch.backends, name).matmul.fp32_precision = "tf32"
+        held = [matmul.fp32_precision for matmul in matmuls]
+        graph = knn_graph(units_with_copies(100), 2)
+        assert [matmul.fp32_precision for matmul in matmuls] == held and graph.k == 2
+    finally:
+        for matmul, value in zip(matmuls, before, strict=True):
+            matmul.fp32_precision = value
+
+
+@pytest.mark.parametrize("method", ["exact", "ivf"])
+def test_default_dtype_and_device_change_nothing(method):
+    points = torch.rand(3000, 10, generator=torch.Generator().manual_seed(0))
+    plain = knn_graph(points, 4, method=method)
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        other = knn_graph(points, 4, method=method)
+        assert other.verify(points, 200)["recall"] >= 0.999
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(plain.indices, other.indices)

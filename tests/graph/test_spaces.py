@@ -11,6 +11,7 @@ from ferkit.graph.spaces import (
     affect_points,
     column_points,
     describe_points,
+    known_affect,
     landmark_points,
 )
 
@@ -160,3 +161,13 @@ def test_affect_outside_the_scale_is_told_with_its_rows():
         affect_points([3.0] * 8, [0.0] * 8)
     with pytest.raises(ValueError, match=r"arousal: expected shape \(2,\)"):
         affect_points([0.1, 0.2], [0.1])
+
+
+def test_valence_and_arousal_that_say_nothing_are_refused():
+    with pytest.raises(ValueError, match="expected valence and arousal that differ"):
+        affect_points([0.1] * 4, [0.2] * 4)
+    with pytest.raises(ValueError, match="expected valence and arousal in at least one row"):
+        affect_points([-2.0] * 4, [-2.0] * 4)
+    with pytest.warns(UserWarning, match="arousal"):
+        affect_points([0.1, 0.2], [0.3, 0.3])
+    assert known_affect([0.1] * 4, [0.2] * 4).shape == (4, 2)

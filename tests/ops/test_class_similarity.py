@@ -198,3 +198,14 @@ def test_label_range(backend, bad):
     labels[2] = bad
     with pytest.raises(ValueError, match=r"labels: expected values in 0\.\.3 or -1 \(unlabelled\), got"):
         class_similarity(features, labels, 4)
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e15, 1e18])
+def test_gradient_is_at_right_angles_to_rows_of_any_length(scale):
+    generator = torch.Generator().manual_seed(0)
+    features = (torch.randn(12, 20, generator=generator) * scale).requires_grad_()
+    upstream = torch.randn(12, 3, generator=generator)
+    class_similarity(features, torch.arange(12) % 3, 3)[0].backward(upstream)
+    wide = features.detach().double().requires_grad_()
+    class_similarity(wide, torch.arange(12) % 3, 3)[0].backward(upstream.double())
+    torch.testing.assert_close(features.grad.double() * scale, wide.grad * scale, rtol=1e-4, atol=1e-6)

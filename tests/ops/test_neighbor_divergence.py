@@ -260,3 +260,14 @@ def test_compiles_once(neighbors):
         for one, other in zip(got, want):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e4, 1e5])
+def test_large_logits_keep_their_digits(size):
+    generator = torch.Generator().manual_seed(0)
+    logits = (2 * torch.randn(40, 7, generator=generator)).requires_grad_()
+    near = (size * torch.randn(40, 3, 7, generator=generator)).requires_grad_()
+    weight = torch.rand(40, 3, generator=generator)
+    loss = neighbor_divergence(logits, near, weight)
+    exact = neighbor_divergence(logits.detach().double(), near.detach().double(), weight.double())
+    torch.testing.assert_close(loss.detach().double(), exact, rtol=5e-6, atol=1e-6)

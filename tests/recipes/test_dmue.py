@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ferkit import functional
+from ferkit.blocks import BranchedOutput
 from ferkit.recipes import DMUE, CrossEntropy
 from ferkit.recipes.dmue import SETTINGS
 
@@ -132,7 +133,7 @@ def test_calibration_averages_over_the_confidences_of_training(batch):
     plain = made.model(batch["image"].float() / 127.5 - 1).logits
     torch.testing.assert_close(made(batch["image"]).softmax(1), plain.softmax(1))  # confidence 1 before training
     for _ in range(400):
-        made._remember(torch.tensor([0.2] * 6 + [0.8] * 6))
+        made._remember(torch.tensor([0.2] * 6 + [0.8] * 6), torch.ones(12, dtype=torch.bool))
     expected = ((0.2 * plain).softmax(1) + (0.8 * plain).softmax(1)) / 2
     torch.testing.assert_close(made(batch["image"]).softmax(1), expected, rtol=1e-3, atol=1e-4)
     assert torch.equal(made(batch["image"]).argmax(1), plain.argmax(1))
@@ -168,3 +169,49 @@ def test_mine_agrees_with_the_parts(batch):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         DMUE(CLASSES, **options)
+
+
+def test_unlabelled_images_have_no_part_in_the_confidences():
+    found = []
+    for unlabelled in (0, 20):
+        made = recipe(calibrate=True, warmup=0.0)
+        generator = torch.Generator().manual_seed(3)
+        features, logits = torch.randn(12, 512, generator=generator), torch.randn(12, CLASSES, generator=generator)
+        labels = torch.cat([torch.arange(12) % CLASSES, torch.full((unlabelled,), -1)])
+        output = BranchedOutput(
+            torch.cat([features, torch.randn(unlabelled, 512)]), torch.cat([logits, torch.randn(unlabelled, CLASSES)])
+        )
+        made.use_distribution = made.use_similarity = False
+        losses = made.classification_loss(output, labels)
+        found.append((losses["confidence"].detach(), made.confidences))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("mining", ["all-class", "leave-one-out"])
+def test_a_batch_without_labels_costs_nothing(mining):
+    made = recipe(mining=mining)
+    logits = torch.zeros(CLASSES, 4, CLASSES if mining == "all-class" else CLASSES - 1)
+    assert made._auxiliary_loss(logits, torch.full((4,), -1)) == 0
+    before = made.confidences.clone()
+    made._remember(torch.rand(4), torch.zeros(4, dtype=torch.bool))
+    assert torch.equal(made.confidences, before)
+
+
+def test_a_run_that_is_given_in_steps(batch):
+    rows = [{name: value[i] for name, value in batch.items()} for i in range(12)]
+    made = DMUE(CLASSES, schedule="step")
+    made.trainer = lightning.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    made.trainer.fit(made, torch.utils.data.DataLoader(rows, batch_size=12))
+    assert made.trainer.global_step == 2 and made.total_epochs == 2
+    endless = lightning.Trainer(max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    made.trainer = endless
+    with pytest.raises(ValueError, match="max_epochs: expected a number of epochs or of steps"):
+        made.ramps(0)
+
+
+def test_turns_of_the_schedule_that_fall_together_all_count():
+    made = CrossEntropy(CLASSES, schedule="step", milestones=(0.25, 0.5), decay=0.1)
+    made.trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert dict(made.configure_optimizers()["lr_scheduler"].milestones) == {1: 2}

@@ -1,11 +1,14 @@
 """LDL-ALSG against its equations; where its neighbours come from; beside which losses."""
 
+import lightning
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
+from torch.utils.data import DataLoader
 
+from ferkit.graph import knn_graph
 from ferkit.recipes import DMUE, LDLALSG, CrossEntropy, GuidedDMUE, NeighborBank, NeighborGuidance
 
 from .conftest import FACES, Told, attached, graph_of, groups_of, numbered
@@ -335,3 +338,52 @@ def test_graphs_that_do_not_fit(faces):
         made.attach({"au": graph_of(faces["au"], 3)}, faces["label"])
     with pytest.raises(RuntimeError, match="attach"):
         attached(made).batch_loss(torch.zeros(2, 3, 32, 32), {"index": torch.arange(2), "label": torch.zeros(2).long()})
+
+
+@pytest.mark.parametrize("neighbor_pass", ["joint", "separate", "bank"])
+def test_batches_of_the_wrong_kind_are_refused(faces, neighbor_pass):
+    made, tables = recipe(faces, neighbor_pass=neighbor_pass)
+    batch = groups_of(faces, tables, torch.arange(8))
+    if neighbor_pass != "bank":  # what a plain loader gives
+        batch = {name: value[:8] for name, value in batch.items() if name != "weight"}
+    with pytest.raises(ValueError, match=f"neighbor_pass: '{neighbor_pass}' expects"):
+        made.batch_loss(images_of(batch), batch)
+
+
+def test_graphs_and_labels_of_other_images_are_refused(faces):
+    ids = [f"{i}.png" for i in range(FACES)]
+    graphs = {"au": knn_graph(faces["au"], 3, ids=ids)}
+    made = attached(LDLALSG(CLASSES, neighbors=2))
+    made.attach(graphs, faces["label"].tolist(), ids)
+    with pytest.raises(ValueError, match="the same ones in another order"):
+        made.attach(graphs, faces["label"], ids[::-1])
+    with pytest.raises(ValueError, match=r"labels: expected values in 0\.\.2"):
+        made.attach(graphs, faces["label"] + 3, ids)
+
+
+def test_a_resumed_bank_follows_its_images(faces):
+    ids = [f"{i}.png" for i in range(FACES)]
+    order = torch.arange(FACES).flip(0)
+    made, turned = (attached(LDLALSG(CLASSES, neighbors=2, neighbor_pass="bank")) for _ in range(2))
+    made.attach({"au": graph_of(faces["au"], 3)}, faces["label"], ids)
+    made.bank.write(torch.arange(7), torch.randn(7, CLASSES))
+    checkpoint = {}
+    made.on_save_checkpoint(checkpoint)
+    turned.attach({"au": graph_of(faces["au"][order], 3)}, faces["label"][order], ids[::-1])
+    turned.on_load_checkpoint(checkpoint)
+    assert torch.equal(turned.bank.probability[order], made.bank.probability)
+    assert torch.equal(turned.bank.seen[order], made.bank.seen)
+    turned.attach({"au": graph_of(faces["au"], 3)}, faces["label"], [f"other {i}" for i in range(FACES)])
+    with pytest.raises(ValueError, match="ids: expected the checkpoint's 20 images, got 20, without 'other 0'"):
+        turned.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="a checkpoint of a run with 'bank'"):
+        turned.on_load_checkpoint({"image_ids": ids})
+
+
+def test_shares_of_a_run_that_is_given_in_steps(faces):
+    made, _ = recipe(faces, lam=1.0, lam_warmup=0.5, neighbor_pass="bank")
+    made.trainer = lightning.Trainer(max_steps=30, accelerator="cpu", logger=False, enable_checkpointing=False)
+    rows = [{name: faces[name][i] for name in ("image", "label")} | {"index": torch.tensor(i)} for i in range(FACES)]
+    made.trainer.fit(made, DataLoader(rows, batch_size=7))
+    assert made.total_epochs == 10 and made.current_epoch == 10  # three batches an epoch
+    assert made.guidance_weight() == 1.0

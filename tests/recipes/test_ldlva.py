@@ -270,3 +270,45 @@ def test_bad_options(options, message):
 def test_before_its_graphs_are_attached():
     with pytest.raises(RuntimeError, match="attach"):
         attached(LDLVA(CLASSES)).batch_loss(torch.zeros(2, 3, 32, 32), {})
+
+
+def test_certainties_of_a_loaded_recipe_stay_with_their_images(faces, tmp_path):
+    made, _ = recipe(faces, neighbor_pass="bank")
+    with torch.no_grad():
+        made.certainty.logit.copy_(torch.randn(FACES))
+    bare = LDLVA(CLASSES, neighbors=3)
+    bare.load_state_dict(made.state_dict())
+    batch = {"image": faces["image"], "label": faces["label"], "index": torch.arange(FACES)}
+    with pytest.raises(RuntimeError, match="call attach"):
+        bare.batch_loss(images_of(batch), batch)
+    bare.on_save_checkpoint({})
+    order = torch.arange(FACES).flip(0)
+    graphs = {"va": graph_of(faces["va"][order], 4)}
+    attached(bare).attach(
+        graphs, faces["label"][order], [f"face {i}" for i in order.tolist()], {"va": faces["va"][order]}
+    )
+    assert torch.equal(bare.certainty.logit[order], made.certainty.logit)
+
+
+def test_a_restored_velocity_follows_its_image(faces):
+    made, _ = recipe(faces, certainty_momentum=0.9)
+    made.certainty.logit.grad = torch.randn(FACES)
+    made.certainty_optimizer.step()
+    checkpoint = {}
+    made.on_save_checkpoint(checkpoint)
+    order = torch.arange(FACES).flip(0)
+    turned = attached(LDLVA(CLASSES, neighbors=3, neighbor_pass="train", certainty_momentum=0.9))
+    graphs = {"va": graph_of(faces["va"][order], 4)}
+    turned.attach(graphs, faces["label"][order], [f"face {i}" for i in order.tolist()], {"va": faces["va"][order]})
+    checkpoint.pop("neighbor_bank", None)
+    turned.bank = None
+    turned.on_load_checkpoint(checkpoint)
+    (velocity,) = (state["velocity"] for state in turned.certainty_optimizer.state.values())
+    (before,) = (state["velocity"] for state in made.certainty_optimizer.state.values())
+    assert torch.equal(velocity[order], before)
+
+
+def test_points_of_other_rows_are_refused(faces):
+    made = attached(LDLVA(CLASSES, neighbors=3))
+    with pytest.raises(ValueError, match="expected a neighbour at distance"):
+        made.attach({"va": graph_of(faces["va"], 4)}, faces["label"], None, {"va": faces["va"].flip(0)})

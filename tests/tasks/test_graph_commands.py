@@ -167,6 +167,10 @@ def test_features_of_a_model(tmp_path, capsys):
     assert "expected a row for each of 50 images, got 60" in capsys.readouterr().err
     np.save(tmp_path / "f.npy", rows[None])
     assert ferkit("graph build", *words) == 2 and "table: expected shape (N, A), got" in capsys.readouterr().err
+    np.save(tmp_path / "f.npy", rows + 1j)
+    assert ferkit("graph build", *words) == 2 and "expected real numbers, got complex64" in capsys.readouterr().err
+    np.save(tmp_path / "f.npy", rows.astype(">f4"))
+    assert ferkit("graph build", *words) == 0 and capsys.readouterr()
     (tmp_path / "f.npy").write_bytes(b"no array")
     assert ferkit("graph build", *words) == 2 and "is no .npy file" in capsys.readouterr().err
 

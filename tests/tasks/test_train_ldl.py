@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 
 from ferkit.cli import main
+from ferkit.data import FaceDataset, Manifest
 from ferkit.graph import KNNGraph, knn_graph
 from ferkit.recipes import LDLALSG, LDLVA
 from ferkit.tasks import DataOptions
@@ -268,3 +269,28 @@ def test_names_of_the_methods_and_their_spaces():
     assert METHODS["ldl-alsg"] is LDLALSG and METHODS["ldlva"] is LDLVA
     assert LDLALSG(7).spaces == ("au",) and LDLALSG(7, preset="published").spaces == ("au", "landmark")
     assert LDLVA(7).spaces == ("va",)
+
+
+def test_batches_of_neighbours_ask_for_every_class_too(manifest, tmp_path, capsys):
+    joint = f"train ldl-alsg --root {manifest} --spaces [va] --neighbor-pass joint --out {tmp_path}/r"
+    assert ferkit(joint, MANIFEST.replace("[happy,sad]", "[happy,sad,fear]")) == 2
+    assert "classes: expected a training image of each, got none of fear" in capsys.readouterr().err
+    assert ferkit(joint, MANIFEST.replace("--batch-size 6", "--batch-size 64")) == 2
+    assert "batch_size: expected at most the 12 rows" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_graphs_of_data_without_a_file_are_kept_in_the_run(manifest, tmp_path):
+    dataset = FaceDataset(replace(Manifest.read(manifest), source=str(tmp_path)), size=24)
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    attach_graphs(LDLVA(7, neighbors=3), dataset, GraphOptions(), run).keep(run, dataset)
+    assert [path.name for path in run.graphs.iterdir()] == ["va.knn"]
+
+
+def test_valence_and_arousal_that_are_all_the_same_are_refused(manifest, tmp_path, capsys):
+    head, *rows = manifest.read_text().splitlines()
+    flat = [",".join([*row.split(",")[:3], "0.1", "0.2"]) for row in rows]
+    manifest.write_text("\n".join([head, *flat]) + "\n")
+    assert ferkit(f"train ldlva {MANIFEST} --root {manifest} --out {tmp_path}/r") == 2
+    assert "expected valence and arousal that differ" in capsys.readouterr().err

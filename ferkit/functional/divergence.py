@@ -14,6 +14,7 @@ from ferkit.checks import (
     check_not_negative,
     check_number,
     check_shape,
+    readable,
 )
 from ferkit.functional._inputs import full_precision, promote, zero_rows
 from ferkit.ops import flag_out_of_range
@@ -29,6 +30,7 @@ __all__ = [
 
 DIVERGENCES = ("kl", "cross-entropy")
 DIVISORS = ("weights", "samples")
+ROUNDING = 1e-2  # of a row's sum; bfloat16 has three digits
 
 
 @full_precision
@@ -118,7 +120,7 @@ def label_distribution_loss(
 
     Raises:
         TypeError, ValueError: for wrong dtypes, shapes, devices, choices, or (read on the CPU) labels outside -1..C-1
-            or a negative distribution.
+            a negative distribution, or rows of one that sum neither to 1 nor to 0.
 
     >>> d = torch.tensor([[0.75, 0.25]])
     >>> label_distribution_loss(torch.zeros(1, 2), d)
@@ -149,6 +151,7 @@ def label_distribution_loss(
     weight = combine_weights(labels, size, logits, sample_weight, class_weight, num_classes, complete)
     if weight is not None:
         logits, distribution = zero_rows(logits, weight != 0), zero_rows(distribution, weight != 0)
+    _check_sums(distribution)
     log_p = logits.log_softmax(1) if eps == 0 else (logits.softmax(1) + eps).log()
     absent = distribution == 0
     values = -(distribution * torch.where(absent & (log_p == -torch.inf), 0, log_p)).sum(1)
@@ -157,6 +160,18 @@ def label_distribution_loss(
     if divisor == "samples" and reduction == "mean" and weight is not None:
         return reduce(values, "sum", weight) / (weight != 0).sum().clamp_min(1)
     return reduce(values, reduction, weight)
+
+
+def _check_sums(distribution: Tensor) -> None:
+    """Raise ValueError for rows that are no distributions: votes, for one (where values can be read)."""
+    if not readable(distribution):
+        return
+    sums = distribution.detach().sum(1)
+    wrong = ((sums - 1).abs() > ROUNDING) & (sums != 0)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        found = f"{float(sums[row]):g} in row {row}"
+        raise ValueError(f"distribution: expected rows summing to 1 (votes: divide by their sum), got {found}")
 
 
 def check_detach_distribution(detach: str | None) -> None:

@@ -106,7 +106,7 @@ def test_gradient_by_the_logits_is_the_residual():
 
 
 def test_detach_stops_the_distribution():
-    logits, d = torch.randn(3, 4, requires_grad=True), torch.rand(3, 4, requires_grad=True)
+    logits, d = torch.randn(3, 4, requires_grad=True), torch.rand(3, 4).softmax(1).requires_grad_()
     assert torch.autograd.grad(label_distribution_loss(logits, d), d)[0].abs().sum() > 0
     stopped = label_distribution_loss(logits, d, detach="distribution")
     assert torch.autograd.grad(stopped, (logits, d), allow_unused=True)[1] is None
@@ -159,3 +159,11 @@ Z, D, Y = torch.randn(4, 3), torch.full((4, 3), 1 / 3), torch.tensor([0, 1, 2, 0
 def test_bad_input_is_refused_by_name(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+def test_votes_are_no_distribution():
+    logits = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"distribution: expected rows summing to 1 \(votes.*got 10 in row 1"):
+        label_distribution_loss(logits, torch.tensor([[0.5, 0.5], [8.0, 2.0], [0.0, 0.0]]))
+    votes = torch.tensor([[0.5, 0.5], [8.0, 2.0], [0.0, 0.0]])
+    label_distribution_loss(logits, votes, labels=torch.tensor([0, -1, 1]))  # a row without a part in the loss

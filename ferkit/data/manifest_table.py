@@ -205,8 +205,8 @@ def table_of(manifest: Manifest, folder: Path) -> dict[str, Any]:
 def _rebased(manifest: Manifest, folder: Path) -> list[str]:
     if os.path.abspath(manifest.root) == os.path.abspath(folder):
         return [str(name) for name in manifest.image]
-    try:
-        base = os.path.relpath(manifest.root, folder)
+    try:  # a path with .. leads elsewhere from a linked folder
+        base = os.path.relpath(os.path.realpath(manifest.root), os.path.realpath(folder))
     except ValueError:  # another drive
         base = os.path.abspath(manifest.root)
     return [name if os.path.isabs(name) else os.path.normpath(os.path.join(base, name)) for name in manifest.image]

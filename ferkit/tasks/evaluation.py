@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,15 @@ from ferkit.recipes import LabelSetRecipe, Recipe
 from ferkit.reports import plot_confusion, write_json
 from ferkit.tasks.data import DataOptions, build_dataset
 from ferkit.tasks.label_sets import attach_label_sets
-from ferkit.tasks.predictions import Predictions, annotate, check_table_path, predict, save_predictions
-from ferkit.tasks.run import Run, load_recipe
+from ferkit.tasks.predictions import (
+    Predictions,
+    annotate,
+    check_replaceable,
+    check_table_path,
+    predict,
+    save_predictions,
+)
+from ferkit.tasks.run import Run, load_recipe, same_place
 
 __all__ = ["check_scored", "evaluate", "figures_of", "predict", "score", "score_values"]
 
@@ -114,11 +120,13 @@ def evaluate(
     """
     if save is not None:
         check_table_path(save)
+        check_replaceable(save)
     folder = Run(Path(run))
+    _warn_of_unfinished(folder)
     recipe = load_recipe(folder)
     config = folder.read_config()
     data = replace(data, size=config["size"], synthetic_classes=config["synthetic_classes"])
-    if (data.data, _place(data.root)) == (config["data"], _place(config["root"])):
+    if data.data == config["data"] and same_place(data.root, config["root"]):
         data = _as_held_out(data, config, split)
     dataset = build_dataset(data, split, classes=config["classes"])
     if isinstance(recipe, LabelSetRecipe):  # not as for training, whatever the split: the best-known values, if any
@@ -138,6 +146,12 @@ def evaluate(
     return figures
 
 
+def _warn_of_unfinished(run: Run) -> None:
+    wanted = run.read_config().get("epochs")
+    if wanted is not None and not run.metrics_json.is_file():  # written at a run's end
+        warnings.warn(f"the run in {str(run.folder)!r} has not come to the end of its {wanted} epochs", stacklevel=3)
+
+
 def _warn_of_absent(dataset: Any, split: str) -> None:
     held = set(dataset.labels.tolist())
     if held <= {-1}:
@@ -150,10 +164,6 @@ def _warn_of_absent(dataset: Any, split: str) -> None:
             f"{len(dataset.classes) - len(absent)} classes",
             stacklevel=3,
         )
-
-
-def _place(root: str | None) -> str | None:
-    return None if root is None else os.path.realpath(root)  # "faces", "faces/" and a link to it are one folder
 
 
 def _as_held_out(data: DataOptions, config: dict[str, Any], split: str) -> DataOptions:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ferkit.checks import renamed
 from ferkit.data import LabelSetDataset, SyntheticFaces, majority_vote
 from ferkit.data.readers.cifar10 import DERIVED
 from ferkit.data.synthetic.annotators import annotators, noisy_affect
+from ferkit.graph.spaces import known_affect
 from ferkit.tasks.data import DataOptions
 
 __all__ = ["attach_label_sets", "default_sources"]
@@ -111,8 +113,12 @@ def _affect(dataset: Any, training: bool) -> tuple[dict[str, Tensor], dict[str, 
         return (noisy_affect(dataset) if training else exact), exact
     given = {name: getattr(dataset.manifest, name) for name in AFFECT}
     # A column without a number is as good as none.
-    return {
-        name: torch.from_numpy(column.astype(np.float32))
-        for name, column in given.items()
-        if column is not None and np.isfinite(column).any()
-    }, {}
+    known = {name: _known(name, column) for name, column in given.items() if column is not None}
+    return {name: column for name, column in known.items() if bool(column.isfinite().any())}, {}
+
+
+def _known(name: str, column: Any) -> Tensor:
+    """A column of valence or arousal, float32, NaN where it is unknown, as graphs take it."""
+    values = torch.from_numpy(column.astype(np.float32))
+    with renamed(valence=name):
+        return known_affect(values, torch.zeros_like(values))[:, 0]

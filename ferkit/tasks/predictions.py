@@ -17,7 +17,7 @@ from ferkit.data.manifest import canonical_split
 from ferkit.recipes import LabelSetRecipe, Recipe
 from ferkit.reports import can_be_made, write_text
 
-__all__ = ["Predictions", "annotate", "check_table_path", "predict", "save_predictions"]
+__all__ = ["Predictions", "annotate", "check_replaceable", "check_table_path", "predict", "save_predictions"]
 
 
 class Predictions(NamedTuple):
@@ -65,6 +65,16 @@ def check_table_path(path: str | os.PathLike[str]) -> Path:
     if target.suffix.lower() != ".csv" or target.is_dir() or not can_be_made(target):
         raise ValueError(f"save_predictions: expected a .csv file in a folder that can be written, got {str(path)!r}")
     return target
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError for a file that does not begin as these tables do: no manifest is lost."""
+    if not Path(path).exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        names = file.readline().strip().split(",")
+    if names != [""] and not (names[0] == "index" and "split" in names and "label" not in names):
+        raise ValueError(f"save_predictions: expected a new file, or predictions to replace, got {str(path)!r}")
 
 
 def save_predictions(

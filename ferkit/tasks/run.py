@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ferkit.recipes import (
 )
 from ferkit.reports import can_be_made, write_text
 
-__all__ = ["METHODS", "Run", "load_recipe", "uses_graphs", "uses_label_sets"]
+__all__ = ["METHODS", "Run", "load_recipe", "same_place", "uses_graphs", "uses_label_sets"]
 
 METHODS: dict[str, type[Recipe]] = {
     "ce": CrossEntropy,
@@ -117,6 +118,12 @@ class Run:
         if not can_be_made(self.config):
             raise ValueError(f"out: expected a folder that can be written, got {str(self.folder)!r}")
 
+    def check_apart(self, root: str) -> None:
+        """Raise ValueError for a run in a folder of class folders, which would be taken for one of these."""
+        data, place = Path(os.path.realpath(root)), Path(os.path.realpath(self.folder))
+        if data == place or data in place.parents:
+            raise ValueError(f"out: expected a folder outside of the data in {root!r}, got {str(self.folder)!r}")
+
     def claim(self, config: dict[str, Any], resume: bool) -> Path | None:
         """Take the folder for a new run, or return the checkpoint to continue from.
 
@@ -128,6 +135,8 @@ class Run:
         if self.config.exists():
             before = self.read_config()
             changed = [key for key in config if key != "out" and before.get(key) != config[key]]
+            if "root" in changed and same_place(before.get("root"), config["root"]):
+                changed.remove("root")
             if changed:
                 pairs = ", ".join(f"{key} (was {before.get(key)!r}, now {config[key]!r})" for key in changed)
                 raise ValueError(f"resume: the run in {str(self.folder)!r} had other settings: {pairs}")
@@ -135,6 +144,13 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.write_config(config)
         return None
+
+
+def same_place(one: str | None, other: str | None) -> bool:
+    """Whether two paths lead to one file or folder: "faces", "faces/" and a link to it do."""
+    if one is None or other is None:
+        return one is other
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def load_recipe(run: Run) -> Recipe:

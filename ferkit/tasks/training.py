@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -111,6 +112,8 @@ def train(
             raise ValueError(f"{name}: expected none with method {method!r}, which learns one label set, got some")
     run = Run(Path(fit.out or default_folder(method, data, fit)))
     run.check_place(fit.resume)  # not after minutes of decoding
+    if data.data == "folder":
+        run.check_apart(str(data.root))
     check_free(run.folder)
     training = build_dataset(data, "train", seed=fit.seed, progress=fit.progress)
     if len(training.classes) < 2:
@@ -137,6 +140,8 @@ def train(
     recipe_options = {key: value for key, value in recipe.hparams.items() if key not in FROM_DATA}
     data = replace(data, classes=list(training.classes))
     settings = {key: value for key, value in {**asdict(data), **asdict(fit)}.items() if key not in FREE}
+    if data.root is not None:  # so that the run knows its data from any folder
+        settings["root"] = os.path.abspath(data.root)
     config = {"method": method, **settings, **recipe_options}
     if neighbors is not None:
         config |= asdict(neighbors.options)
@@ -147,7 +152,7 @@ def train(
         if neighbors is not None:
             neighbors.keep(run, training)
         if checkpoint is not None:
-            read_checkpoint(checkpoint)
+            begin_after(int(read_checkpoint(checkpoint).get("epoch", -1)), loader)
         if recipe.load_report is not None:
             print(recipe.load_report)
         if several:
@@ -162,6 +167,13 @@ def train(
             raise KeyboardInterrupt from stop
         check_finite(recipe)
         return finish(run, recipe, training, validation, table)
+
+
+def begin_after(epoch: int, loader: DataLoader[Any]) -> None:
+    """Let the sampler go on with the next epoch: worker processes ask for batches before the epoch has begun."""
+    sampler: Any = loader.batch_sampler
+    if hasattr(sampler, "set_epoch"):
+        sampler.set_epoch(epoch + 1)
 
 
 def check_finite(recipe: Recipe) -> None:

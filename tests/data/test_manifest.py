@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,3 +295,13 @@ def test_a_row_without_votes_has_no_distribution():
     manifest = Manifest(["a", "b"], ["t"] * 2, [0, 1], ("x", "y"), votes=[[1.0, 1], [0, 0]])
     with pytest.raises(ValueError, match=r"row 3, column 'votes_...': expected at least one vote \(1 row"):
         manifest.distributions()
+
+
+def test_a_manifest_written_through_a_link_finds_its_images(tmp_path):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "a.png").touch()
+    (tmp_path / "deep" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "a" / "b")
+    manifest = Manifest(["a.png"], ["train"], [0], ("x", "y"), root=str(tmp_path / "faces"))
+    manifest.write(tmp_path / "link" / "faces.csv")
+    assert all(Path(path).exists() for path in Manifest.read(tmp_path / "link" / "faces.csv").paths())

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from ferkit.cli import main
-from ferkit.recipes import DMUE
+from ferkit.recipes import DMUE, CrossEntropy
 from ferkit.tasks.run import Run, load_recipe
 from ferkit.tasks.training import ShuffleBatchSampler
 
@@ -346,3 +346,59 @@ def test_help_explains_every_option(capsys):
     for option in ("--backbone", "--labels", "--gamma", "--noise", "--config", "--use_confidence", "--temperature"):
         assert option in text
     assert "share of training labels flipped" in text and "weight of the similarity loss" in text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_with_worker_processes_is_the_same_run(tmp_path, monkeypatch, workers):
+    words = ("train ce", SMALL, f"--backbone small --epochs 3 --workers {workers} --out")
+    assert ferkit(*words, tmp_path / "whole") == 0
+    loss, calls = CrossEntropy.training_loss, []
+
+    def breaks_in_the_second_epoch(self, *arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise OSError("power cut")
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(CrossEntropy, "training_loss", breaks_in_the_second_epoch)
+    assert ferkit(*words, tmp_path / "cut") == 2
+    monkeypatch.undo()
+    assert ferkit(*words, tmp_path / "cut", "--resume true") == 0
+    for name in ("metrics.csv", "labels.csv"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_the_runs_own_data_are_known_from_any_folder(folder, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = FOLDER.replace("0.5", "0.25")
+    assert ferkit("train ce --backbone small --data folder --root faces", words, "--subset-seed 7 --out runs/leak") == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert ferkit("evaluate ../runs/leak --data folder --root ../faces --save-predictions held.csv") == 0
+    tables = (tmp_path / "runs" / "leak" / "labels.csv", tmp_path / "elsewhere" / "held.csv")
+    trained, held = ({row["image"] for row in csv.DictReader(table.read_text().splitlines())} for table in tables)
+    assert held and not trained & held
+    monkeypatch.chdir(tmp_path)
+    resumed = "--subset-seed 7 --out runs/leak --resume true"
+    assert ferkit("train ce --backbone small --data folder --root ./faces/", words, resumed) == 0
+
+
+def test_a_run_among_its_class_folders_is_refused(folder, capsys):
+    for out in (folder, folder / "runs" / "a"):
+        assert ferkit("train ce --data folder --root", folder, FOLDER, "--out", out) == 2
+        assert "out: expected a folder outside of the data" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["Happiness", "Sad"]
+
+
+def test_a_file_name_that_is_no_text_is_told_at_once(folder, tmp_path, capsys):
+    os.rename(folder / "Sad" / "0.png", os.fsencode(folder / "Sad") + b"/caf\xe9.png")
+    assert ferkit("train ce --data folder --root", folder, FOLDER, "--out", tmp_path / "run") == 2
+    assert "expected file names in UTF-8, got" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_not_at_its_end_is_told(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "metrics.json").unlink()
+    with pytest.warns(UserWarning, match="has not come to the end of its 2 epochs"):
+        assert ferkit("evaluate", copy, "--data synthetic --validation-images 9") == 0

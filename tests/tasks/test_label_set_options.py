@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("lightning")
 image = pytest.importorskip("PIL.Image")
 
-from ferkit.data import label_sets_from_noise, majority_vote  # noqa: E402
+from ferkit.data import Manifest, label_sets_from_noise, majority_vote  # noqa: E402
+from ferkit.data.arrays import ImageArray  # noqa: E402
 from ferkit.data.readers import cifar10 as reader  # noqa: E402
 from ferkit.data.synthetic.annotators import annotators, noisy_affect  # noqa: E402
 from ferkit.tasks import DataOptions, attach_label_sets, write_manifest  # noqa: E402
@@ -218,3 +220,15 @@ def test_options_are_checked() -> None:
         DataOptions(values="valence")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="root: expected the folder or file of data 'cifar10n'"):
         DataOptions(data="cifar10n")
+
+
+def test_marks_of_unknown_affect_are_missing() -> None:
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    affect = {"valence": np.array([-2.0, 0.5, 0.1]), "arousal": np.array([0.0, -5.0, 0.2])}
+    manifest = Manifest(["a", "b", "c"], ["train"] * 3, [0, 1, 0], ("x", "y"), **affect)
+    options = DataOptions("manifest", root="faces.csv")
+    sets = attach_label_sets(ImageArray(manifest, images, 8), options, "train")
+    assert sets.values.isnan().tolist() == [[True, False], [False, True], [False, False]]
+    manifest = replace(manifest, arousal=np.array([0.0, 55.0, 1.0]))
+    with pytest.raises(ValueError, match=r"arousal: expected values in \[-1, 1\], or -2 or -5 for unknown, got 55"):
+        attach_label_sets(ImageArray(manifest, images, 8), options, "train")

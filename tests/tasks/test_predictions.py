@@ -159,3 +159,13 @@ def test_table_is_whole_or_not_there(monkeypatch, tmp_path):
 
 def test_recipe_without_pretrained_loads(run):
     assert isinstance(load_recipe(Run(run)), CrossEntropy)
+
+
+def test_other_files_are_not_written_over(run, folder, tmp_path, capsys):
+    for kept in (run / "labels.csv", tmp_path / "manifest.csv"):
+        if kept.name == "manifest.csv":
+            kept.write_text("image,split,label\na.png,test,happy\n")
+        before = kept.read_bytes()
+        assert ferkit("evaluate", run, "--data folder --root", folder, "--save-predictions", kept) == 2
+        assert "save_predictions: expected a new file, or predictions to replace" in capsys.readouterr().err
+        assert kept.read_bytes() == before

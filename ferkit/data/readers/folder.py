@@ -124,10 +124,21 @@ def image_files(folder: Path, deep: bool = True, unread: Counter[str] | None = N
     for path in _files(str(folder), deep, [os.path.realpath(folder.parent)]):
         suffix = os.path.splitext(path)[1].lower()
         if suffix in SUFFIXES:
+            if not _is_text(path):
+                raise ValueError(f"root: expected file names in UTF-8, got {path!a}: rename it")
             found.append(path.split(os.sep))
         elif unread is not None and suffix in UNREAD:
             unread[suffix] += 1
     return [Path(os.sep.join(parts)) for parts in sorted(found)]  # by folder and name, as paths sort but faster
+
+
+def _is_text(path: str) -> bool:
+    """Whether a name can be written into a table."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _files(folder: str, deep: bool, way: list[str]) -> Iterator[str]:

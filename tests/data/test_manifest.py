@@ -304,4 +304,6 @@ def test_a_manifest_written_through_a_link_finds_its_images(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "deep" / "a" / "b")
     manifest = Manifest(["a.png"], ["train"], [0], ("x", "y"), root=str(tmp_path / "faces"))
     manifest.write(tmp_path / "link" / "faces.csv")
-    assert all(Path(path).exists() for path in Manifest.read(tmp_path / "link" / "faces.csv", ("x", "y")).paths())
+    assert all(
+        Path(path).exists() for path in Manifest.read(tmp_path / "link" / "faces.csv", classes=("x", "y")).paths()
+    )

@@ -149,6 +149,10 @@ class Recipe(lightning.LightningModule):
         batches = self.trainer.max_steps * self.trainer.accumulate_grad_batches
         return max(math.ceil(batches / self.trainer.num_training_batches), 1)
 
+    def share_of_run(self, share: float) -> float:
+        """That share of the run's epochs; 0 of a run without an end, too."""
+        return share * self.total_epochs if share else 0.0
+
     def on_train_epoch_start(self) -> None:
         sampler = getattr(self.trainer.train_dataloader, "batch_sampler", None)
         if hasattr(sampler, "set_epoch"):

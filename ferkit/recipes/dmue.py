@@ -138,7 +138,7 @@ class DMUE(BackboneRecipe):
         """w_u and w_d (eq. 11, 12) in an epoch counted from 0 (released); the paper counts from 1."""
         beta = self.beta
         if self.beta_unit == "share":
-            beta *= self.total_epochs
+            beta = self.share_of_run(beta)
         number = epoch + 1 if self.ramp == "paper" else epoch
         return functional.ramp_up(number, beta, form=self.ramp), functional.ramp_down(number, beta)
 
@@ -172,7 +172,7 @@ class DMUE(BackboneRecipe):
         up, down = self.ramps(self.current_epoch)
         confidence = self.confidence(output, labels)
         head_loss: float | Tensor = 0.0
-        if self.uncertainty is not None and self.current_epoch < round(self.warmup * self.total_epochs):
+        if self.uncertainty is not None and self.current_epoch < round(self.share_of_run(self.warmup)):
             # The head learns beside the network, which trusts every label until it is heard.
             apart = self.confidence(BranchedOutput(output.features.detach(), output.logits), labels)
             head_loss = functional.weighted_logit_cross_entropy(output.logits.detach(), apart, labels)

@@ -117,7 +117,7 @@ class NeighborGuidance(NeighborRecipe):
 
     def guidance_weight(self) -> float:
         """Lambda in the current epoch."""
-        rise = self.lam_warmup * self.total_epochs
+        rise = self.share_of_run(self.lam_warmup)
         return self.lam * min(1.0, (self.current_epoch + 1) / (rise + 1))
 
     def batch_loss(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -176,7 +176,7 @@ class AffectTargets(NeighborRecipe):
         output, index, near = self.look_around(images, batch)
         labels = batch["label"][: len(index)]
         certainty = self.certainty(index)
-        waiting = self.current_epoch < round(self.certainty_warmup * self.total_epochs)
+        waiting = self.current_epoch < round(self.share_of_run(self.certainty_warmup))
         target = self.target(output.features, labels, certainty, near, waiting)
         losses = self.classification_loss(output, labels, target, self.class_weight)
         total = losses.pop("loss")

@@ -133,9 +133,9 @@ def train(
     neighbors = None
     if isinstance(recipe, NeighborRecipe):
         neighbors = attach_graphs(recipe, training, graphs or GraphOptions(), run, fit.progress)
-    if neighbors is not None:
-        check_every_class(training)
     groups = None if neighbors is None else neighbors.loader(training, fit)
+    if groups is not None:
+        check_every_class(training)
     loader = training_loader(training, fit) if groups is None else groups
     recipe_options = {key: value for key, value in recipe.hparams.items() if key not in FROM_DATA}
     data = replace(data, classes=list(training.classes))

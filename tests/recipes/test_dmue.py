@@ -209,6 +209,7 @@ def test_a_run_that_is_given_in_steps(batch):
     made.trainer = endless
     with pytest.raises(ValueError, match="max_epochs: expected a number of epochs or of steps"):
         made.ramps(0)
+    assert made.share_of_run(0.0) == 0
 
 
 def test_turns_of_the_schedule_that_fall_together_all_count():

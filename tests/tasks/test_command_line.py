@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from ferkit.cli import main
-from ferkit.recipes import DMUE, CrossEntropy
+from ferkit.recipes import DMUE
 from ferkit.tasks.run import Run, load_recipe
 from ferkit.tasks.training import ShuffleBatchSampler
 
@@ -346,26 +346,6 @@ def test_help_explains_every_option(capsys):
     for option in ("--backbone", "--labels", "--gamma", "--noise", "--config", "--use_confidence", "--temperature"):
         assert option in text
     assert "share of training labels flipped" in text and "weight of the similarity loss" in text
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_with_worker_processes_is_the_same_run(tmp_path, monkeypatch, workers):
-    words = ("train ce", SMALL, f"--backbone small --epochs 3 --workers {workers} --out")
-    assert ferkit(*words, tmp_path / "whole") == 0
-    loss, calls = CrossEntropy.training_loss, []
-
-    def breaks_in_the_second_epoch(self, *arguments):
-        calls.append(1)
-        if len(calls) == 5:
-            raise OSError("power cut")
-        return loss(self, *arguments)
-
-    monkeypatch.setattr(CrossEntropy, "training_loss", breaks_in_the_second_epoch)
-    assert ferkit(*words, tmp_path / "cut") == 2
-    monkeypatch.undo()
-    assert ferkit(*words, tmp_path / "cut", "--resume true") == 0
-    for name in ("metrics.csv", "labels.csv"):
-        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
 def test_the_runs_own_data_are_known_from_any_folder(folder, tmp_path, monkeypatch):

@@ -104,13 +104,12 @@ def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
             depends=HEADERS,
             py_limited_api=True,
         ),
-        # For this version of torch alone: the stable ABI has no autograd nodes. Another one takes those in Python.
+        # For this torch and this Python alone: no stable ABI has autograd nodes. Others take those in ferkit/ops.
         cpp_extension.CppExtension(
             "ferkit._C_autograd",
             ["csrc/autograd/library.cpp"],
             extra_compile_args={"cxx": [] if sys.platform == "win32" else ["-O2", "-fvisibility=hidden", "-g0"]},
             depends=HEADERS,
-            py_limited_api=True,
         ),
     ]
     if MODE == "cpu":

@@ -28,7 +28,7 @@ def with_nodes(case: Case, kind: str) -> Run:
     run = step(case.ours, arguments)
 
     def chosen() -> None:
-        kernel.recorded = recorded
+        kernel.recorded = _select._recorded[case.op] = recorded
         run()
 
     return chosen

@@ -5,26 +5,27 @@
 
 namespace ferkit {
 
-struct Concordance : Function<Concordance> {
+struct Concordance {
   static constexpr bool is_traceable = true;
+  static constexpr const char* name = "ConcordanceBackward";
 
   static Tensor forward(
-      AutogradContext* context, const Tensor& prediction, const Tensor& target, const std::optional<Tensor>& weight,
-      bool released, bool loss, bool mean) {
+      const Tensor& prediction, const Tensor& target, const std::optional<Tensor>& weight, bool released, bool loss,
+      bool mean) {
     using T = const Tensor&;
     using Signature = std::tuple<Tensor, Tensor>(T, T, const std::optional<Tensor>&, bool, bool, bool);
     static const auto native = op<Signature>("ferkit_native::concordance");
     auto [value, state] = kernel(native, prediction, target, weight, released, loss, mean);
-    context->save_for_backward({prediction, target, weight.value_or(Tensor()), state});
-    context->saved_data["released"] = released;
-    context->saved_data["loss"] = loss;
-    context->saved_data["mean"] = mean;
-    context->set_materialize_grads(false);
-    return value;
+    const variable_list saved = {prediction, target, weight.value_or(Tensor()), state};
+    return record<Concordance>(value, {prediction, target}, saved, [&](AutogradContext& context) {
+      context.saved_data["released"] = released;
+      context.saved_data["loss"] = loss;
+      context.saved_data["mean"] = mean;
+    });
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    variable_list results(6);
+    variable_list results(2);
     if (!grads[0].defined()) return results;
     const auto s = context->get_saved_variables();
     const std::optional<Tensor> weight = s[2].defined() ? std::optional<Tensor>(s[2]) : std::nullopt;

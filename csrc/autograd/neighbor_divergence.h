@@ -5,32 +5,30 @@
 
 namespace ferkit {
 
-struct NeighborDivergence : Function<NeighborDivergence> {
+struct NeighborDivergence {
   static constexpr bool is_traceable = true;
+  static constexpr const char* name = "NeighborDivergenceBackward";
 
-  static Tensor forward(
-      AutogradContext* context, const Tensor& logits, const Tensor& neighbors, const Tensor& weight, bool mean) {
+  static Tensor forward(const Tensor& logits, const Tensor& neighbors, const Tensor& weight, bool mean) {
     using T = const Tensor&;
     using Signature = std::tuple<Tensor, Tensor, Tensor>(T, T, T, bool);
     static const auto native = op<Signature>("ferkit_native::neighbor_divergence");
     auto [loss, residual, divergence] = kernel(native, logits, neighbors, weight, mean);
-    context->save_for_backward({logits, neighbors, weight, residual, divergence});
-    context->saved_data["mean"] = mean;
-    context->set_materialize_grads(false);
-    return loss;
+    return record<NeighborDivergence>(
+        loss, {logits, neighbors, weight}, {logits, neighbors, weight, residual, divergence});
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const Tensor& grad = grads[0];
-    if (!grad.defined()) return variable_list(4);
+    if (!grad.defined()) return variable_list(3);
     const auto s = context->get_saved_variables();
-    const bool mean = context->saved_data["mean"].toBool();
+    const bool mean = grad.dim() == 0;
     const bool for_logits = context->needs_input_grad(0), for_neighbors = context->needs_input_grad(1);
     const bool for_weight = context->needs_input_grad(2), plain = direct(grad, s);
     if (plain && !for_neighbors) {  // the forward has left nothing but two products
       const at::AutoDispatchBelowADInplaceOrView guard;
       const Tensor along = mean ? grad : grad.unsqueeze(1);
-      return {for_logits ? s[3].mul(along) : Tensor(), {}, for_weight ? s[4].mul(along) : Tensor(), {}};
+      return {for_logits ? s[3].mul(along) : Tensor(), {}, for_weight ? s[4].mul(along) : Tensor()};
     }
     using T = const Tensor&;
     using Signature = std::tuple<Tensor, Tensor, Tensor>(T, T, T, T, T, T, bool, bool);
@@ -39,7 +37,7 @@ struct NeighborDivergence : Function<NeighborDivergence> {
     auto [d_logits, d_neighbors, d_weight] =
         plain ? kernel(native, grad, s[0], s[1], s[2], s[3], s[4], mean, for_neighbors)
               : recorded.call(grad, s[0], s[1], s[2], s[3], s[4], mean, for_neighbors);
-    return {d_logits, for_neighbors ? d_neighbors : Tensor(), d_weight, {}};
+    return {d_logits, for_neighbors ? d_neighbors : Tensor(), d_weight};
   }
 };
 

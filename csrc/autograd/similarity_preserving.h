@@ -5,27 +5,27 @@
 
 namespace ferkit {
 
-struct SimilarityPreserving : Function<SimilarityPreserving> {
+struct SimilarityPreserving {
   static constexpr bool is_traceable = true;
+  static constexpr const char* name = "SimilarityPreservingBackward";
 
   // `gram` says which form the kernel takes, `form` what was asked for: the recorded backward chooses again by it.
   static Tensor forward(
-      AutogradContext* context, const Tensor& target, const Tensor& auxiliary, const Tensor& mask, bool subset,
-      bool gram, int64_t kept, int64_t form) {
+      const Tensor& target, const Tensor& auxiliary, const Tensor& mask, bool subset, bool gram, int64_t kept,
+      int64_t form) {
     using T = const Tensor&;
     using Signature = std::tuple<Tensor, Tensor>(T, T, T, bool, bool, int64_t);
     static const auto native = op<Signature>("ferkit_native::similarity_preserving");
     auto [loss, state] = kernel(native, target, auxiliary, mask, subset, gram, kept);
-    context->save_for_backward({target, auxiliary, mask, state});
-    context->saved_data["subset"] = subset;
-    context->saved_data["gram"] = gram;
-    context->saved_data["form"] = form;
-    context->set_materialize_grads(false);
-    return loss;
+    return record<SimilarityPreserving>(loss, {target, auxiliary}, {target, auxiliary, mask, state}, [&](AutogradContext& context) {
+      context.saved_data["subset"] = subset;
+      context.saved_data["gram"] = gram;
+      context.saved_data["form"] = form;
+    });
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    if (!grads[0].defined()) return variable_list(7);
+    if (!grads[0].defined()) return variable_list(2);
     const auto s = context->get_saved_variables();
     const bool subset = context->saved_data["subset"].toBool(), gram = context->saved_data["gram"].toBool();
     const int64_t form = context->saved_data["form"].toInt();
@@ -36,7 +36,7 @@ struct SimilarityPreserving : Function<SimilarityPreserving> {
     auto [d_target, d_auxiliary] = direct(grads[0], s)
                                        ? kernel(native, grads[0], s[0], s[1], s[2], s[3], subset, gram)
                                        : recorded.call(grads[0], s[0], s[1], s[2], s[3], subset, form);
-    return {d_target, d_auxiliary, {}, {}, {}, {}, {}};
+    return {d_target, d_auxiliary};
   }
 };
 

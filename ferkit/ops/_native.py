@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ __all__ = ["Kernels", "build_info", "instruction_set", "why_not", "why_not_autog
 
 _PACKAGE = Path(ferkit.__file__).resolve().parent
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
-ABI = 4  # raised with every change of a native schema; setup.py writes it into the build metadata
+ABI = 5  # raised with every change of a native schema; setup.py writes it into the build metadata
 INSTRUCTION_SETS = {4: "AVX-512", 3: "AVX2", 0: "the baseline"}  # x86-64-v4, x86-64-v3, what the compiler takes unasked
 MINIMUM_TORCH = (2, 11)  # the stable ABI the libraries are built against
 
@@ -41,7 +43,11 @@ def why_not_autograd() -> str | None:
         return f"{name} was not built: {(info or {}).get('reasons', {}).get(name, 'no reason recorded')}"
     if info.get("torch") != torch.__version__:  # it is built against more than the stable ABI
         return f"{name} is for torch {info.get('torch')}, this is {torch.__version__}; install again"
-    return _load(name)
+    try:
+        importlib.import_module(f"ferkit.{name}")
+    except ImportError as error:  # built for another Python, for one
+        return f"{name} cannot be imported ({str(error).splitlines()[0]}); install again"
+    return None
 
 
 @functools.cache
@@ -94,7 +100,8 @@ def instruction_set() -> str | None:
 class Kernels:
     """``forward`` and ``backward`` of one native op, with the signatures of the eager ones.
 
-    ``recorded``: the forward with its autograd node in C++, or None where that is left to the op's Python one.
+    ``recorded``: the op as one call with its autograd node in C++, or None where that is left to the Python ones. It gives
+    None for what a mode, a transform or a subclass looks at, and for dtypes the kernel does not take.
     """
 
     def __init__(self, op: str, device_type: str = "cpu") -> None:
@@ -102,8 +109,8 @@ class Kernels:
         # `_op` is what an OpOverload calls, after a look that only a Python dispatcher needs
         self.forward = getattr(torch.ops.ferkit_native, op).default._op
         self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default._op
-        nodes = torch.ops.ferkit_autograd if device_type == "cpu" and why_not_autograd() is None else None
-        self.recorded: Any = getattr(nodes, op).default._op if nodes is not None and hasattr(nodes, op) else None
+        nodes = device_type == "cpu" and why_not_autograd() is None
+        self.recorded: Any = getattr(sys.modules["ferkit._C_autograd"], op, None) if nodes else None
 
     def state_size(self, target: torch.Tensor, auxiliary: torch.Tensor, subset: bool, gram: bool) -> int:
         """float64 numbers that similarity_preserving keeps for its backward; csrc counts the same."""

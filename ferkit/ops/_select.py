@@ -18,6 +18,7 @@ __all__ = [
     "OPS",
     "can_run",
     "force",
+    "forget",
     "kernel",
     "kernel_for",
     "recorded_for",
@@ -54,6 +55,7 @@ def _from_environment() -> str | None:
 
 _forced = _from_environment()  # read once; `force` changes it for a block
 _chosen: dict[tuple[str, str, torch.dtype, bool], Any] = {}
+_recorded: dict[str, Any] = {}
 
 
 def why_not(op: str, backend: str, device_type: str = "cpu", dtype: torch.dtype = torch.float32) -> str | None:
@@ -118,9 +120,19 @@ def kernel_for(op: str, tensor: torch.Tensor) -> Any:
         return kernel(op, "cpu", tensor.dtype, tensor.shape[0])
 
 
-def recorded_for(op: str, tensor: torch.Tensor) -> Any:
-    """The forward of `kernel_for` with an autograd node of its own in C++, or None where it has none."""
-    return getattr(kernel_for(op, tensor), "recorded", None)
+def recorded_for(op: str) -> Any:
+    """The op on the CPU as one call with its autograd node in C++ (`_native.Kernels`), or None where it has none."""
+    try:
+        return _recorded[op]
+    except KeyError:
+        recorded = _recorded[op] = getattr(kernel(op, "cpu", torch.float32), "recorded", None)
+        return recorded
+
+
+def forget() -> None:
+    """Choose anew from here on."""
+    _chosen.clear()
+    _recorded.clear()
 
 
 def _choose(op: str, device_type: str, dtype: torch.dtype, small: bool) -> Any:
@@ -158,12 +170,12 @@ def force(backend: str | None) -> Iterator[None]:
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     before, _forced = _forced, backend
-    _chosen.clear()
+    forget()
     try:
         yield
     finally:
         _forced = before
-        _chosen.clear()
+        forget()
 
 
 def report() -> dict[str, dict[str, dict[str, str | None]]]:

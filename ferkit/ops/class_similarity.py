@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from ferkit.kernels.eager import class_similarity as eager
 from ferkit.kernels.eager import class_similarity_variance as eager_variance
@@ -39,18 +40,16 @@ def class_similarity(
 
     A class without members gives 0; a row shorter than 1e-12 has cosine 0 and gradient 0.
     """
-    features = autocast_to_float32(features)
-    arguments = (features, labels, num_classes, include_self)
-    if not unobserved(features, labels):
-        outputs = _forward_op(*arguments)
-    elif needs_autograd(features):
-        recorded = _select.recorded_for("class_similarity", features)
-        outputs = named_errors(recorded, *arguments) if recorded else _ClassSimilarity.apply(None, *arguments)
-    else:
-        outputs = _forward(*arguments)
+    outputs: Any = None
+    if not is_dynamo_compiling() and (recorded := _select.recorded_for("class_similarity")) is not None:
+        outputs = named_errors(recorded, features, labels, num_classes, include_self)
+    if outputs is None:
+        features = autocast_to_float32(features)
+        outputs = _similarity(features, labels, num_classes, include_self)
     mean, counts = outputs[0], outputs[1]
     if not variance:
         return mean, counts, None
+    arguments = (features, labels, num_classes, include_self)
     if not unobserved(features, labels):
         spread = _variance_op(*arguments)
     elif needs_autograd(features):
@@ -58,6 +57,13 @@ def class_similarity(
     else:
         spread = _variance(*arguments)
     return mean, counts, spread
+
+
+def _similarity(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:
+    arguments = (features, labels, num_classes, include_self)
+    if not unobserved(features, labels):
+        return _forward_op(*arguments)
+    return _ClassSimilarity.apply(None, *arguments) if needs_autograd(features) else _forward(*arguments)
 
 
 def _forward(features: Tensor, labels: Tensor, num_classes: int, include_self: bool) -> Any:

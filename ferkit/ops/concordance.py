@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from ferkit.kernels.eager import concordance as eager
 from ferkit.ops import _select
@@ -43,6 +44,12 @@ def concordance(
     Columns that are constant and equal have the CCC of any equal columns (1; released: (N - 1) / N) and no gradient;
     the empty set has 0.
     """
+    if not is_dynamo_compiling() and (recorded := _select.recorded_for("concordance")) is not None:
+        at_once: Tensor | None = None
+        if weight is None or weight.dtype == prediction.dtype:
+            at_once = recorded(prediction, target, weight, released, loss, mean)
+        if at_once is not None:
+            return at_once
     prediction, target = autocast_to_float32(prediction), autocast_to_float32(target)
     if weight is not None and weight.dtype != prediction.dtype:
         weight = weight.to(prediction.dtype)
@@ -50,8 +57,7 @@ def concordance(
     if not (unobserved(prediction, target) if weight is None else unobserved(prediction, target, weight)):
         value: Tensor = _forward_op(*arguments)[0]
     elif needs_autograd(prediction, target):
-        recorded = _select.recorded_for("concordance", prediction)
-        value = recorded(*arguments) if recorded else _Concordance.apply(None, *arguments)[0]
+        value = _Concordance.apply(None, *arguments)[0]
     else:
         value = _forward(*arguments)[0]
     return value

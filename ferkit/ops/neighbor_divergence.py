@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from ferkit.kernels.eager import neighbor_divergence as eager
 from ferkit.ops import _select
@@ -29,13 +30,16 @@ def neighbor_divergence(logits: Tensor, neighbor_logits: Tensor, weight: Tensor,
     holds NaN. ``mean``: instead the mean over the N centres, a scalar (0 for N = 0), without a second op and its
     backward. float16 and bfloat16 are accumulated in float32, and under autocast the result is float32.
     """
+    if not is_dynamo_compiling() and (recorded := _select.recorded_for("neighbor_divergence")) is not None:
+        at_once: Tensor | None = recorded(logits, neighbor_logits, weight, mean)
+        if at_once is not None:
+            return at_once
     logits, neighbor_logits = autocast_to_float32(logits), autocast_to_float32(neighbor_logits)
     arguments = (logits, neighbor_logits, autocast_to_float32(weight), mean)
     if not unobserved(logits, neighbor_logits, weight):
         loss: Tensor = _forward_op(*arguments)[0]
     elif needs_autograd(logits, neighbor_logits, weight):
-        recorded = _select.recorded_for("neighbor_divergence", logits)
-        loss = recorded(*arguments) if recorded else _NeighborDivergence.apply(None, *arguments)[0]
+        loss = _NeighborDivergence.apply(None, *arguments)[0]
     else:
         loss = _forward(*arguments)[0]
     return loss

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from ferkit.kernels.eager import scaled_cross_entropy as eager
 from ferkit.ops import _select
@@ -30,12 +31,15 @@ def scaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, mean: bo
     there is none), without a second op and its backward. float16 and bfloat16 are accumulated in float32, and under
     autocast the result is float32.
     """
+    if not is_dynamo_compiling() and (recorded := _select.recorded_for("scaled_cross_entropy")) is not None:
+        at_once: Tensor | None = named_errors(recorded, logits, scale, labels, mean)
+        if at_once is not None:
+            return at_once
     arguments = (autocast_to_float32(logits), autocast_to_float32(scale), labels, mean)
     if not unobserved(logits, scale, labels):
         loss: Tensor = _forward_op(*arguments)[0]
     elif needs_autograd(logits, scale):
-        recorded = _select.recorded_for("scaled_cross_entropy", arguments[0])
-        loss = named_errors(recorded, *arguments) if recorded else _ScaledCrossEntropy.apply(None, *arguments)[0]
+        loss = _ScaledCrossEntropy.apply(None, *arguments)[0]
     else:
         loss = _forward(*arguments)[0]
     return loss

@@ -65,16 +65,16 @@ def similarity_preserving(
     return loss
 
 
-def _recorded(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int) -> Tensor:
+def _recorded(target: Tensor, auxiliary: Tensor, mask: Tensor, subset: bool, form: int) -> Any:
     """The loss with its autograd node: in C++ where the chosen kernel has one, else the one below."""
     kernel = _select.kernel_for("similarity_preserving", target)
-    recorded = getattr(kernel, "recorded", None)
-    if recorded is None:
-        loss: Tensor = _SimilarityPreserving.apply(None, target, auxiliary, mask, subset, form, None)[0]
-        return loss
-    gram = _takes_gram(target, auxiliary, form)
-    kept = kernel.state_size(target, auxiliary, subset, gram)
-    loss = recorded(target, auxiliary, mask, subset, gram, kept, form)
+    recorded, loss = getattr(kernel, "recorded", None), None
+    if recorded is not None:
+        gram = _takes_gram(target, auxiliary, form)
+        kept = kernel.state_size(target, auxiliary, subset, gram)
+        loss = recorded(target, auxiliary, mask, subset, gram, kept, form)
+    if loss is None:
+        loss = _SimilarityPreserving.apply(None, target, auxiliary, mask, subset, form, None)[0]
     return loss
 
 

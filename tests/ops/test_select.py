@@ -65,14 +65,14 @@ def metadata(monkeypatch, tmp_path):
         _native.build_info.cache_clear()
         _native.why_not.cache_clear()
         _native.why_not_autograd.cache_clear()
-        _select._chosen.clear()
+        _select.forget()
 
     yield write
     monkeypatch.undo()
     _native.build_info.cache_clear()
     _native.why_not.cache_clear()
     _native.why_not_autograd.cache_clear()
-    _select._chosen.clear()
+    _select.forget()
 
 
 def test_not_built(metadata):

@@ -94,7 +94,8 @@ def can_link(cuda_home: str) -> bool:
 
 def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
     macros = [("TORCH_TARGET_VERSION", TARGET)]
-    flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"]
+    arithmetic = ["-O3", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=fast", "-Wno-psabi"]
+    flags = ["-std=c++17", *arithmetic]
     found = [
         cpp_extension.CppExtension(
             "ferkit._C",
@@ -107,8 +108,8 @@ def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
         # For this torch and this Python alone: no stable ABI has autograd nodes. Others take those in ferkit/ops.
         cpp_extension.CppExtension(
             "ferkit._C_autograd",
-            ["csrc/autograd/library.cpp"],
-            extra_compile_args={"cxx": [] if sys.platform == "win32" else ["-O2", "-fvisibility=hidden", "-g0"]},
+            sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/autograd").glob("*.cpp")),
+            extra_compile_args={"cxx": [] if sys.platform == "win32" else [*arithmetic, "-g0"]},
             depends=HEADERS,
         ),
     ]

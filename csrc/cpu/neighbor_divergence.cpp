@@ -1,39 +1,10 @@
 // neighbor_divergence on the CPU: one pass over the neighbours, one lane per centre. See docs/math/neighbor_divergence.md.
-#include "simd.h"
+#include "neighbor_divergence.h"
+
 #include "tensors.h"
 
 namespace ferkit {
 namespace {
-
-// Numbers of scratch of a thread: five blocks of (C rounded up to 8, lanes).
-template <typename T>
-int64_t block_numbers(int64_t classes) {
-  return 5 * round_up(classes, 8) * Simd<T>::lanes;
-}
-
-}  // namespace
-}  // namespace ferkit
-
-#define FERKIT_KERNELS "neighbor_divergence_rows.h"
-#include "clones.h"
-
-namespace ferkit {
-namespace {
-
-constexpr int64_t kGrain = 1 << 13;  // logits worth a thread
-
-template <typename T>
-struct Rows;
-template <>
-struct Rows<float> {
-  static inline const auto loss = FERKIT_PICK(divergence_rows_f32);
-  static inline const auto gradient = FERKIT_PICK(divergence_gradient_f32);
-};
-template <>
-struct Rows<double> {
-  static inline const auto loss = FERKIT_PICK(divergence_rows_f64);
-  static inline const auto gradient = FERKIT_PICK(divergence_gradient_f64);
-};
 
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor> forward(
@@ -43,19 +14,14 @@ std::tuple<Tensor, Tensor, Tensor> forward(
   Tensor residual = make({size, classes}, logits.scalar_type());
   Tensor divergence = make({size, count}, logits.scalar_type());
   const T *z = in<T>(logits), *v = in<T>(neighbors), *w = in<T>(weight);
-  const T factor = mean && size > 0 ? T(1) / static_cast<T>(size) : T(1);
+  const T factor = divergence_share<T>(mean, size);
   T *l = out<T>(loss), *r = out<T>(residual), *d = out<T>(divergence);
   std::vector<T> rows(mean ? size : 0);
   if (mean) l = rows.data();
-  parallel(size, (count + 1) * classes, kGrain, [&](int64_t b, int64_t e) {
-    std::vector<T> scratch(block_numbers<T>(classes));
-    Rows<T>::loss(b, e, count, classes, factor, z, v, w, l, r, d, scratch.data());
+  parallel(size, (count + 1) * classes, kDivergenceGrain, [&](int64_t b, int64_t e) {
+    divergence_rows<T>(b, e, count, classes, factor, z, v, w, l, r, d);
   });
-  if (mean) {
-    double sum = 0;
-    for (int64_t i = 0; i < size; ++i) sum += l[i];
-    *out<T>(loss) = static_cast<T>(size == 0 ? 0 : sum / size);
-  }
+  if (mean) *out<T>(loss) = divergence_mean(l, size);
   return {loss, residual, divergence};
 }
 
@@ -72,15 +38,13 @@ std::tuple<Tensor, Tensor, Tensor> backward(
   const T *r = in<T>(residual), *d = in<T>(divergence);
   T *dz = out<T>(d_logits), *dw = out<T>(d_weight), *dv = out<T>(d_neighbors);
   const int64_t every = mean ? 0 : 1;  // one gradient for all, or one each
-  const T factor = mean && size > 0 ? T(1) / static_cast<T>(size) : T(1);
-  parallel(size, (count + 1) * classes, kGrain, [&](int64_t b, int64_t e) {
+  const T factor = divergence_share<T>(mean, size);
+  parallel(size, (count + 1) * classes, kDivergenceGrain, [&](int64_t b, int64_t e) {
     for (int64_t n = b; n < e; ++n) {
       for (int64_t c = 0; c < classes; ++c) dz[n * classes + c] = g[n * every] * r[n * classes + c];
       for (int64_t k = 0; k < count; ++k) dw[n * count + k] = g[n * every] * d[n * count + k];
     }
-    if (!asked) return;
-    std::vector<T> scratch(block_numbers<T>(classes));
-    Rows<T>::gradient(b, e, count, classes, factor, every, g, z, v, w, d, dv, scratch.data());
+    if (asked) divergence_gradient_rows<T>(b, e, count, classes, factor, every, g, z, v, w, d, dv);
   });
   return {d_logits, d_neighbors, d_weight};
 }

@@ -100,8 +100,8 @@ def instruction_set() -> str | None:
 class Kernels:
     """``forward`` and ``backward`` of one native op, with the signatures of the eager ones.
 
-    ``recorded``: the op as one call with its autograd node in C++, or None where that is left to the Python ones. It gives
-    None for what a mode, a transform or a subclass looks at, and for dtypes the kernel does not take.
+    ``recorded``: the op as one call with its autograd node in C++, or None where that is left to the Python ones. It
+    gives None for what a mode, a transform or a subclass looks at, and for dtypes the kernel does not take.
     """
 
     def __init__(self, op: str, device_type: str = "cpu") -> None:

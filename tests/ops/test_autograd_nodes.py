@@ -1,6 +1,7 @@
 """The autograd nodes in C++ do what those in Python do: values, gradients, second order, and every way to look on."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -260,6 +261,58 @@ def test_compiled_autograd(op, nodes):
         total.backward()
     for tensor, other in zip(inputs, expected, strict=True):
         torch.testing.assert_close(tensor.grad, other.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_small_batch_has_the_bits_of_a_large_one(nodes):
+    nodes("cpp")
+    generator = torch.Generator().manual_seed(0)
+    z, v = torch.randn(400, 7, generator=generator), torch.randn(400, 9, 7, generator=generator)
+    w = torch.rand(400, 9, generator=generator)
+    whole = ops.neighbor_divergence(z, v, w)
+    assert torch.equal(ops.neighbor_divergence(z[:5], v[:5], w[:5]), whole[:5])
+    strided = v[:5].transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(ops.neighbor_divergence(z[:5], strided, w[:5]), whole[:5])
+    assert ops.neighbor_divergence(z[:0], v[:0], w[:0], mean=True) == 0
+
+
+def test_what_the_one_call_leaves_to_the_rest(nodes):
+    nodes("cpp")
+    recorded = _select.recorded_for("scaled_cross_entropy")
+    z, s, labels = torch.zeros(3, 4), torch.ones(3), torch.tensor([0, 1, 2])
+    assert recorded(z, s, labels, True) == pytest.approx(math.log(4))
+    assert recorded(z.bfloat16(), s, labels, True) is None
+    assert recorded(z, s.half(), labels, True) is None
+    assert recorded(z.to("meta"), s, labels, True) is None
+    assert recorded(z.as_subclass(type("Own", (torch.Tensor,), {})), s, labels, True) is None
+    assert recorded(z, s, labels, 1) is None
+    assert recorded(None, s, labels, True) is None
+    with torch.autograd.forward_ad.dual_level():
+        assert recorded(z, s, labels, True) is None
+    with pytest.raises(TypeError, match="expected 4 arguments, got 3"):
+        recorded(z, s, labels)
+
+
+def test_one_backend_at_a_time(nodes):
+    nodes("cpp")
+    function, tensors = case("concordance")
+    inputs = wanting(tensors, (True, True))
+    with _select.force("eager"):
+        assert _select.recorded_for("concordance") is None
+        assert function(*inputs).grad_fn.name().startswith("_")
+    assert not function(*inputs).grad_fn.name().startswith("_")
+
+
+def test_another_python_takes_the_nodes_in_python(monkeypatch):
+    def absent(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(_native.importlib, "import_module", absent)
+    _native.why_not_autograd.cache_clear()
+    try:
+        assert "No module named 'ferkit._C_autograd'" in _native.why_not_autograd()
+    finally:
+        monkeypatch.undo()
+        _native.why_not_autograd.cache_clear()
 
 
 def test_another_torch_takes_the_nodes_in_python(monkeypatch):

@@ -110,7 +110,7 @@ def extensions(torch: Any, cpp_extension: Any) -> list[Any]:
             "ferkit._C_autograd",
             sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/autograd").glob("*.cpp")),
             extra_compile_args={"cxx": [] if sys.platform == "win32" else [*arithmetic, "-g0"]},
-            depends=HEADERS,
+            depends=[*HEADERS, "csrc/cpu/neighbor_divergence_passes.cpp"],
         ),
     ]
     if MODE == "cpu":

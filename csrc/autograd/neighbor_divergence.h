@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/record_function.h>
 
 #include "../cpu/neighbor_divergence.h"
 #include "node.h"
@@ -53,7 +54,8 @@ struct NeighborDivergence {
     const int64_t size = logits.size(0), classes = logits.size(1), count = weight.size(1);
     for (const Tensor* tensor : {&logits, &neighbors, &weight}) {
       const bool plain = tensor->scalar_type() == at::kFloat && tensor->layout() == at::kStrided &&
-                         tensor->is_contiguous() && !tensor->is_neg();
+                         tensor->is_contiguous() && !tensor->is_neg() && !tensor->_is_zerotensor() &&
+                         !at::isTensorSubclassLike(*tensor);
       if (!plain || tensor->size(0) != size) return false;
     }
     return neighbors.size(1) == count && neighbors.size(2) == classes &&
@@ -62,6 +64,7 @@ struct NeighborDivergence {
 
   static std::tuple<Tensor, Tensor, Tensor> at_once(
       const Tensor& logits, const Tensor& neighbors, const Tensor& weight, bool mean) {
+    RECORD_FUNCTION("ferkit_native::neighbor_divergence", std::vector<c10::IValue>());
     const int64_t size = logits.size(0);
     Tensor rows = at::detail::empty_cpu({size}, at::kFloat);
     Tensor residual = at::detail::empty_cpu(logits.sizes(), at::kFloat);

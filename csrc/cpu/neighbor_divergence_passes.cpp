@@ -42,6 +42,7 @@ template <typename T>
 void divergence_rows(
     int64_t begin, int64_t end, int64_t count, int64_t classes, T factor, const T* logits, const T* neighbors,
     const T* weight, T* loss, T* residual, T* divergence) {
+  if (begin >= end) return;
   std::vector<T> scratch(block_numbers<T>(classes));
   Passes<T>::loss(
       begin, end, count, classes, factor, logits, neighbors, weight, loss, residual, divergence, scratch.data());

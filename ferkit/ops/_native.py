@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.machinery
+import importlib.util
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,22 @@ def why_not_autograd() -> str | None:
     if info.get("torch") != torch.__version__:  # it is built against more than the stable ABI
         return f"{name} is for torch {info.get('torch')}, this is {torch.__version__}; install again"
     try:
-        importlib.import_module(f"ferkit.{name}")
-    except ImportError as error:  # built for another Python, for one
+        _nodes()
+    except ImportError as error:
         return f"{name} cannot be imported ({str(error).splitlines()[0]}); install again"
     return None
+
+
+@functools.cache
+def _nodes() -> Any:
+    """The module of the autograd nodes: the one beside this package, not that of another checkout on the path."""
+    name = "ferkit._C_autograd"
+    spec = importlib.machinery.PathFinder.find_spec(name, [str(_PACKAGE)])
+    if spec is None or spec.loader is None:
+        raise ImportError("there is none for this Python beside the package")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @functools.cache
@@ -110,7 +122,7 @@ class Kernels:
         self.forward = getattr(torch.ops.ferkit_native, op).default._op
         self.backward = getattr(torch.ops.ferkit_native, f"{op}_backward").default._op
         nodes = device_type == "cpu" and why_not_autograd() is None
-        self.recorded: Any = getattr(sys.modules["ferkit._C_autograd"], op, None) if nodes else None
+        self.recorded: Any = getattr(_nodes(), op, None) if nodes else None
 
     def state_size(self, target: torch.Tensor, auxiliary: torch.Tensor, subset: bool, gram: bool) -> int:
         """float64 numbers that similarity_preserving keeps for its backward; csrc counts the same."""

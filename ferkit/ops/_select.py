@@ -120,11 +120,13 @@ def kernel_for(op: str, tensor: torch.Tensor) -> Any:
         return kernel(op, "cpu", tensor.dtype, tensor.shape[0])
 
 
-def recorded_for(op: str) -> Any:
+def recorded_for(op: str, tensor: torch.Tensor) -> Any:
     """The op on the CPU as one call with its autograd node in C++ (`_native.Kernels`), or None where it has none."""
     try:
         return _recorded[op]
     except KeyError:
+        if not isinstance(tensor, torch.Tensor) or tensor.device.type != "cpu":
+            return None  # nothing of the CPU's is loaded for another device
         recorded = _recorded[op] = getattr(kernel(op, "cpu", torch.float32), "recorded", None)
         return recorded
 

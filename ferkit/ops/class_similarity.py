@@ -41,7 +41,7 @@ def class_similarity(
     A class without members gives 0; a row shorter than 1e-12 has cosine 0 and gradient 0.
     """
     outputs: Any = None
-    if not is_dynamo_compiling() and (recorded := _select.recorded_for("class_similarity")) is not None:
+    if not is_dynamo_compiling() and (recorded := _select.recorded_for("class_similarity", features)) is not None:
         outputs = named_errors(recorded, features, labels, num_classes, include_self)
     if outputs is None:
         features = autocast_to_float32(features)

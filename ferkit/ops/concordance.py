@@ -44,7 +44,7 @@ def concordance(
     Columns that are constant and equal have the CCC of any equal columns (1; released: (N - 1) / N) and no gradient;
     the empty set has 0.
     """
-    if not is_dynamo_compiling() and (recorded := _select.recorded_for("concordance")) is not None:
+    if not is_dynamo_compiling() and (recorded := _select.recorded_for("concordance", prediction)) is not None:
         at_once: Tensor | None = None
         if weight is None or weight.dtype == prediction.dtype:
             at_once = recorded(prediction, target, weight, released, loss, mean)

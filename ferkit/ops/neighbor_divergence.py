@@ -30,7 +30,7 @@ def neighbor_divergence(logits: Tensor, neighbor_logits: Tensor, weight: Tensor,
     holds NaN. ``mean``: instead the mean over the N centres, a scalar (0 for N = 0), without a second op and its
     backward. float16 and bfloat16 are accumulated in float32, and under autocast the result is float32.
     """
-    if not is_dynamo_compiling() and (recorded := _select.recorded_for("neighbor_divergence")) is not None:
+    if not is_dynamo_compiling() and (recorded := _select.recorded_for("neighbor_divergence", logits)) is not None:
         at_once: Tensor | None = recorded(logits, neighbor_logits, weight, mean)
         if at_once is not None:
             return at_once

@@ -31,7 +31,7 @@ def scaled_cross_entropy(logits: Tensor, scale: Tensor, labels: Tensor, mean: bo
     there is none), without a second op and its backward. float16 and bfloat16 are accumulated in float32, and under
     autocast the result is float32.
     """
-    if not is_dynamo_compiling() and (recorded := _select.recorded_for("scaled_cross_entropy")) is not None:
+    if not is_dynamo_compiling() and (recorded := _select.recorded_for("scaled_cross_entropy", logits)) is not None:
         at_once: Tensor | None = named_errors(recorded, logits, scale, labels, mean)
         if at_once is not None:
             return at_once

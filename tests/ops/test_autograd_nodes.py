@@ -277,7 +277,7 @@ def test_a_small_batch_has_the_bits_of_a_large_one(nodes):
 
 def test_what_the_one_call_leaves_to_the_rest(nodes):
     nodes("cpp")
-    recorded = _select.recorded_for("scaled_cross_entropy")
+    recorded = _select.recorded_for("scaled_cross_entropy", torch.zeros(1))
     z, s, labels = torch.zeros(3, 4), torch.ones(3), torch.tensor([0, 1, 2])
     assert recorded(z, s, labels, True) == pytest.approx(math.log(4))
     assert recorded(z.bfloat16(), s, labels, True) is None
@@ -297,22 +297,53 @@ def test_one_backend_at_a_time(nodes):
     function, tensors = case("concordance")
     inputs = wanting(tensors, (True, True))
     with _select.force("eager"):
-        assert _select.recorded_for("concordance") is None
+        assert _select.recorded_for("concordance", tensors[0]) is None
         assert function(*inputs).grad_fn.name().startswith("_")
     assert not function(*inputs).grad_fn.name().startswith("_")
 
 
-def test_another_python_takes_the_nodes_in_python(monkeypatch):
-    def absent(name):
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(_native.importlib, "import_module", absent)
+def test_another_python_takes_the_nodes_in_python(monkeypatch, tmp_path):
     _native.why_not_autograd.cache_clear()
+    _native._nodes.cache_clear()
+    monkeypatch.setattr(_native, "_PACKAGE", tmp_path)
     try:
-        assert "No module named 'ferkit._C_autograd'" in _native.why_not_autograd()
+        assert "there is none for this Python beside the package" in _native.why_not_autograd()
     finally:
         monkeypatch.undo()
         _native.why_not_autograd.cache_clear()
+        _native._nodes.cache_clear()
+
+
+def test_another_device_loads_nothing_of_the_cpu(monkeypatch):
+    def loaded(device_type):
+        raise AssertionError(f"the library for {device_type} was asked for")
+
+    _select.forget()
+    monkeypatch.setattr(_native, "why_not", loaded)
+    z, v, w = (torch.zeros(*shape, device="meta") for shape in ((4, 3), (4, 2, 3), (4, 2)))
+    assert ops.neighbor_divergence(z, v, w).shape == (4,)
+    assert _select.recorded_for("neighbor_divergence", z) is None
+
+
+def test_small_batches_without_numbers_of_their_own(nodes):
+    nodes("cpp")
+    z, v = torch.randn(4, 3), torch.randn(4, 2, 3)
+    assert torch.equal(ops.neighbor_divergence(z, v, torch._efficientzerotensor((4, 2))), torch.zeros(4))
+    assert ops.neighbor_divergence(torch.empty(0, 2**40), torch.empty(0, 3, 2**40), torch.empty(0, 3)).shape == (0,)
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            return ops.neighbor_divergence(grad, v, torch.ones(4, 2))[:, None] * torch.ones(4, 3)
+
+    x, grads = torch.randn(4, 3, requires_grad=True), torch.randn(2, 4, 3)
+    together = torch.autograd.grad(Scaled.apply(x), x, grads, is_grads_batched=True)[0]
+    for row, grad in zip(together, grads, strict=True):
+        torch.testing.assert_close(row, torch.autograd.grad(Scaled.apply(x), x, grad)[0])
 
 
 def test_another_torch_takes_the_nodes_in_python(monkeypatch):

@@ -21,7 +21,7 @@ ALLOWED = {
     "losses": {"functional", "reduction", "checks"},
     "blocks": {"functional", "checks"},
     "samplers": {"checks"},
-    "graph": {"checks"},
+    "graph": {"ops", "checks"},
     "data": {"checks"},
     "metrics": {"checks"},
     "reports": {"metrics", "checks"},

@@ -2,7 +2,7 @@
 
 The rows of neighbouring cells visit much the same cells: a visited cell is multiplied at once with all of them that
 visit it, and only what beats a bound known beforehand is looked at. Blocks are fixed by the data: one answer for any
-number of threads and any memory.
+number of threads and any memory. The native library does it where there is one; `_in_blocks` is the same without it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ferkit.graph import _cells
 from ferkit.graph._threads import Crew
+from ferkit.ops import native
 
 __all__ = ["FIRST_ROWS", "CellScan"]
 
@@ -72,6 +73,16 @@ class CellScan:
         pairs = np.flatnonzero(np.ascontiguousarray(seen.T))  # by cell, then by query
         edges = np.searchsorted(pairs, np.arange(len(seen.T) + 1) * len(points))
         queries = pairs % len(points)
+        in_registers = native("cell_candidates")
+        if in_registers is None:
+            found = self._in_blocks(rows, queries, edges, count)
+        else:
+            lists = (torch.from_numpy(list_) for list_ in (queries, edges, self.starts))
+            found = in_registers(self.table, rows, *lists, count).numpy()
+        return np.where(found < 0, -1, self.order[found])
+
+    def _in_blocks(self, rows: Tensor, queries: np.ndarray, edges: np.ndarray, count: int) -> np.ndarray:
+        """Places (Q, count) of the nearest rows, of the cells between whose ``edges`` a query is listed."""
         flags, room = np.empty(TALL * WIDE, np.bool_), rows.new_empty(TALL, rows.shape[1])
         hits = []
         for target in np.flatnonzero(np.diff(edges)):
@@ -84,8 +95,7 @@ class CellScan:
                     values = torch.mm(base, part.T, out=self.crew.room(len(base), len(part))).numpy()
                     row, column, value = _flagged(values, flags)
                     hits.append((some[column], row + left, value))
-        found = _best(hits, len(points), count)
-        return np.where(found < 0, -1, self.order[found])
+        return _best(hits, len(rows), count)
 
     def _bound(self, rows: Tensor, cells: np.ndarray, count: int) -> Tensor:
         """(Q,): the count-th distance among the rows next to each row's own cell, less the row's own norm."""

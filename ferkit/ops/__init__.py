@@ -3,6 +3,7 @@
 from ferkit.kernels.eager._labels import flag_out_of_range
 from ferkit.kernels.flags import raise_label_errors
 from ferkit.ops._select import force as force_backend
+from ferkit.ops._select import native
 from ferkit.ops.class_similarity import class_similarity
 from ferkit.ops.concordance import concordance
 from ferkit.ops.neighbor_divergence import neighbor_divergence
@@ -14,6 +15,7 @@ __all__ = [
     "concordance",
     "flag_out_of_range",
     "force_backend",
+    "native",
     "neighbor_divergence",
     "raise_label_errors",
     "scaled_cross_entropy",

@@ -21,6 +21,7 @@ __all__ = [
     "forget",
     "kernel",
     "kernel_for",
+    "native",
     "recorded_for",
     "report",
     "rows_limit",
@@ -129,6 +130,13 @@ def recorded_for(op: str, tensor: torch.Tensor) -> Any:
             return None  # nothing of the CPU's is loaded for another device
         recorded = _recorded[op] = getattr(kernel(op, "cpu", torch.float32), "recorded", None)
         return recorded
+
+
+def native(name: str) -> Any:
+    """A function of the native CPU library that is no differentiable op, or None where that library is not taken."""
+    if _forced not in (None, "native") or _native.why_not("cpu") is not None:
+        return None
+    return getattr(torch.ops.ferkit_native, name).default._op
 
 
 def forget() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ferkit.functional import force_backend
 from ferkit.graph import _blocks, _cells, _exact, _ivf, _scan, knn_graph
 
 
@@ -52,6 +53,16 @@ def assert_one_answer(points, k, **options):
         assert torch.equal(first[1], other[1])
         assert first[2] == other[2]
     return first
+
+
+@pytest.mark.parametrize("make", [action_units, landmarks])
+def test_ivf_without_the_native_library(make):
+    points = make(6_000)
+    graph = knn_graph(points, 8, method="ivf", target_recall=0.98)
+    with force_backend("eager"):
+        other = knn_graph(points, 8, method="ivf", target_recall=0.98)
+    assert other.meta["recall"] >= 0.98
+    assert (graph.indices == other.indices).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("make", [action_units, landmarks])

@@ -59,6 +59,8 @@ class CellQueues {
 namespace ferkit {
 namespace {
 
+constexpr int64_t kStretch = 1024;  // rows of a cell that are laid out at once, a multiple of the lanes
+
 void check_integers(const Tensor& t, const char* name) {
   require(t.is_cpu() && t.is_contiguous() && t.dim() == 1, std::string(name) + ": expected a contiguous CPU vector");
   require(t.scalar_type() == ScalarType::Long, std::string(name) + ": expected dtype torch.int64");
@@ -87,20 +89,19 @@ Tensor cell_candidates(Tensor table, Tensor points, Tensor queries, Tensor edges
   require(count > 0, "count: expected a positive number");
   const int64_t *q = in<int64_t>(queries), *e = in<int64_t>(edges), *s = in<int64_t>(starts);
   check_edges(e, cells, queries.size(0), "edges"), check_edges(s, cells, rows, "starts");
-  int64_t largest = 0;
-  for (int64_t cell = 0; cell < cells; ++cell) largest = std::max(largest, s[cell + 1] - s[cell]);
   for (int64_t i = 0; i < queries.size(0); ++i)
     require(q[i] >= 0 && q[i] < size, "queries: expected numbers of points");
   Tensor found = make(table, {size, count}, ScalarType::Long);
   static const auto visit = FERKIT_PICK(visit_cell);
   CellQueues queues(size, count);
-  std::vector<float> panel(round_up(largest, 16) * round_up(depth, 8) + 64);
+  std::vector<float> panel(kStretch * round_up(depth, 8));
   for (int64_t cell = 0; cell < cells; ++cell) {
     const int64_t visitors = e[cell + 1] - e[cell];
-    if (visitors == 0 || s[cell] == s[cell + 1]) continue;
-    visit(
-        s[cell], s[cell + 1], rows, depth, in<float>(table), in<float>(points), q + e[cell], visitors, panel.data(),
-        queues);
+    if (visitors == 0) continue;
+    for (int64_t begin = s[cell]; begin < s[cell + 1]; begin += kStretch)
+      visit(
+          begin, std::min(begin + kStretch, s[cell + 1]), rows, depth, in<float>(table), in<float>(points), q + e[cell],
+          visitors, panel.data(), queues);
   }
   for (int64_t i = 0; i < size; ++i) queues.write(i, out<int64_t>(found) + i * count);
   return found;

@@ -62,7 +62,7 @@ FERKIT_INLINE void fill_panel(const float* table, int64_t begin, int64_t end, in
   }
 }
 
-// Every query of a cell against its rows begin..end-1.
+// Every query of a cell against the rows begin..end-1 of it.
 void visit_cell(
     int64_t begin, int64_t end, int64_t rows, int64_t depth, const float* table, const float* points,
     const int64_t* queries, int64_t count, float* panel, CellQueues& queues) {

@@ -16,6 +16,11 @@ def pairs(rows: Rows, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Distances (n,) of rows ``one`` to rows ``other``. A row's sum runs over its columns alone, whatever n."""
     difference = rows.take(one)
     difference -= rows.take(other)
+    return _lengths(rows, difference)
+
+
+def _lengths(rows: Rows, difference: np.ndarray) -> np.ndarray:
+    """Of differences (n, D), which may be written over."""
     if rows.metric == "l1":
         return np.asarray(np.abs(difference, out=difference).sum(1))
     squared = np.einsum("nd,nd->n", difference, difference)
@@ -29,12 +34,12 @@ def direct(rows: Rows, queries: np.ndarray, candidates: np.ndarray, crew: Crew, 
     step = max(1, min(BYTES, max_bytes) // (16 * rows.dim * max(1, width)))
 
     def work(start: int) -> None:
-        part = candidates[start : start + step]
-        own = np.repeat(queries[start : start + step], width)
-        other = part.reshape(-1)
-        values = pairs(rows, own, np.maximum(other, 0))
-        values[(other == own) | (other < 0)] = np.inf
-        found[start : start + step] = values.reshape(part.shape)
+        part, own = candidates[start : start + step], queries[start : start + step]
+        difference = rows.take(np.maximum(part, 0).reshape(-1))
+        difference.reshape(*part.shape, rows.dim)[:] -= rows.take(own)[:, None]
+        values = _lengths(rows, difference).reshape(part.shape)
+        values[(part == own[:, None]) | (part < 0)] = np.inf
+        found[start : start + step] = values
 
     crew.map(work, range(0, len(queries), step))
     return found

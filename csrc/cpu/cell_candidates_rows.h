@@ -77,8 +77,9 @@ void visit_cell(
       for (int i = 0; i < kTall; ++i) from[i] = points + queries[top + (i < some ? i : 0)] * depth;
       const auto take = [&](int i, const float* values, int lanes) {
         if (i >= some) return;
-        for (int lane = 0; lane < lanes; ++lane)
-          if (values[lane] <= 0) queues.push(queries[top + i], values[lane], begin + first * W + lane);
+        const int64_t place = begin + first * W, used = end - place < lanes ? end - place : lanes;
+        for (int lane = 0; lane < used; ++lane)
+          if (values[lane] <= 0) queues.push(queries[top + i], values[lane], place + lane);
       };
       if (parts == kParts)
         visit<kParts>(depth, step, from, panel, first, take);

@@ -1,94 +1,142 @@
 // Products of queries with the rows of a cell, looked at in registers.
 // Included by kernels.h, inside the instruction set's namespace.
 
-constexpr int kTall = 6;                                  // queries at once
-constexpr int kParts = FERKIT_REGISTER == 64 ? 4 : 2;     // registers of rows at once: with kTall, what a set can hold
-constexpr int kLanes = Simd<float>::lanes;                // rows in a block of a panel
+constexpr int kTall = 6;                               // queries at once
+constexpr int kParts = FERKIT_REGISTER == 64 ? 4 : 2;  // registers of rows at once: with kTall, what a set can hold
+constexpr int kLanes = Simd<float>::lanes;             // rows in a block of a panel
 using Floats = Register<float>::type;
 using Ints = Register<int32_t>::type;
 
-// Whether any number is 0 or less, from the bits of floats: a sign, or a zero, whose bits less one have a sign.
-FERKIT_INLINE bool any_sign(const Ints& bits) {
-  uint64_t words[FERKIT_REGISTER / 8], all = 0;
-  std::memcpy(words, &bits, sizeof(bits));
-  for (uint64_t word : words) all |= word;
-  return (all & 0x8000000080000000u) != 0;
+// A bit for each lane that is 0 or less: a sign, or a zero, whose bits less one have a sign.
+FERKIT_INLINE uint32_t none_above_zero(const Floats& values) {
+  Ints bits;
+  std::memcpy(&bits, &values, sizeof(bits));
+  bits |= bits - 1;
+#if FERKIT_SETS == 3 && FERKIT_REGISTER == 64
+  return __builtin_ia32_cvtd2mask512(bits);
+#elif FERKIT_SETS == 3
+  Floats signs;
+  std::memcpy(&signs, &bits, sizeof(signs));
+#if FERKIT_REGISTER == 32
+  return __builtin_ia32_movmskps256(signs);
+#else
+  return __builtin_ia32_movmskps(signs);
+#endif
+#else
+  uint32_t found = 0;
+  for (int lane = 0; lane < Vec<float>::width; ++lane) found |= static_cast<uint32_t>(bits[lane] < 0) << lane;
+  return found;
+#endif
 }
 
-// `P` registers of rows from the one at `first` on, times kTall queries; what is 0 or less goes to `take`.
-template <int P, typename Take>
-FERKIT_INLINE void visit(
-    int64_t depth, int64_t step, const float* const* queries, const float* panel, int64_t first, const Take& take) {
+// A panel's block: `depth` columns rounded up to 8, and the squared norms.
+FERKIT_INLINE int64_t block_size(const CellQueries& asked) { return (round_up(asked.depth, 8) + 1) * kLanes; }
+
+// `P` registers of rows from the one at `first` on, times kTall queries; which are 0 or less is put down behind `near`.
+template <int P>
+FERKIT_INLINE Near* visit(
+    const CellQueries& asked, const int64_t* queries, const float* panel, int64_t first, Near* near) {
   constexpr int W = Vec<float>::width;
-  const float* from[P];
-  for (int p = 0; p < P; ++p) from[p] = panel + (first + p) * W / kLanes * step + (first + p) * W % kLanes;
-  Floats acc[kTall][P] = {};
+  const int64_t depth = asked.depth, step = block_size(asked);
+  const float *from[P], *query[kTall];
+  Floats acc[kTall][P], right[P];
+  for (int p = 0; p < P; ++p) {
+    from[p] = panel + (first + p) * W / kLanes * step + (first + p) * W % kLanes;
+    std::memcpy(&right[p], from[p] + step - kLanes, FERKIT_REGISTER);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kTall; ++i) {
+    query[i] = asked.first(queries[i]);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) acc[i][p] = right[p] + query[i][depth];
+  }
   for (int64_t k = 0; k < depth; ++k) {
-    Floats right[P];
     for (int p = 0; p < P; ++p) std::memcpy(&right[p], from[p] + k * kLanes, FERKIT_REGISTER);
 #pragma GCC unroll 8
     for (int i = 0; i < kTall; ++i) {
-      const float left = queries[i][k];
+      const float left = query[i][k];
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) acc[i][p] += right[p] * left;
     }
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kTall; ++i) {
-    Ints signs = {};
+    near->query = queries[i], near->rows = 0;
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) {
-      Ints bits;
-      std::memcpy(&bits, &acc[i][p], FERKIT_REGISTER);
-      signs |= bits | (bits - 1);
+    for (int p = 0; p < P; ++p) near->rows |= static_cast<uint64_t>(none_above_zero(acc[i][p])) << p * W;
+    near += near->rows != 0;
+  }
+  return near;
+}
+
+// Rows begin..end-1 as blocks; lanes without a row repeat the first. Behind the blocks is room for whole rows.
+FERKIT_INLINE void fill_panel(
+    int64_t begin, int64_t end, const CellRows& rows, const CellQueries& asked, float* panel) {
+  const int64_t step = block_size(asked), width = rows.width, lead = asked.lead;
+  float* const room = panel + (end - begin + kLanes - 1) / kLanes * step;
+  for (int64_t n = begin; n < end; n += kLanes, panel += step) {
+    const int used = static_cast<int>(end - n < kLanes ? end - n : kLanes);
+    gather<float>(rows.data + n * width, width, used, (rows.count - n) * width, width - 1, room);
+    std::memcpy(panel, room, lead * kLanes * sizeof(float));
+    Vec<float> norm, others = Vec<float>::all(0), one;
+    if (asked.depth > lead) {
+      for (int64_t k = lead; k < width - 2; ++k) load<float>(one, room + k * kLanes), others += one * one;
+      float* const root = panel + lead * kLanes;
+      store<float>(root, others);
+      for (int lane = 0; lane < kLanes; ++lane) root[lane] = std::sqrt(root[lane]);
     }
-    if (any_sign(signs)) {
-      float values[P * W];
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) std::memcpy(values + p * W, &acc[i][p], FERKIT_REGISTER);
-      take(i, values, P * W);
-    }
+    load<float>(norm, room + (width - 2) * kLanes);
+    store<float>(panel + step - kLanes, norm - norm * asked.slack);
   }
 }
 
-// Rows begin..end-1 of the table as blocks of (depth rounded up to 8, lanes); lanes without a row are far from all.
-FERKIT_INLINE void fill_panel(const float* table, int64_t begin, int64_t end, int64_t rows, int64_t depth, float* panel) {
-  const int64_t step = round_up(depth, 8) * kLanes;
-  for (int64_t n = begin; n < end; n += kLanes, panel += step) {
-    const int used = static_cast<int>(end - n < kLanes ? end - n : kLanes);
-    gather<float>(table + n * depth, depth, used, (rows - n) * depth, depth, panel);
-    for (int lane = used; lane < kLanes; ++lane)
-      for (int64_t k = 0; k < depth; ++k) panel[k * kLanes + lane] = k == depth - 2 ? 1e30f : 0.0f;
+FERKIT_INLINE float product(const float* a, const float* b, int64_t wide) {
+  Vec<float> sum = Vec<float>::all(0), left, right;
+  for (int64_t k = 0; k < wide; k += kLanes) {
+    load<float>(left, a + k), load<float>(right, b + k);
+    sum += left * right;
+  }
+  return sum_lanes<float>(sum);
+}
+
+// Whole products of what is near, and those that still are.
+FERKIT_INLINE void look_closer(
+    const Near* from, const Near* to, uint64_t filled, int64_t place, const CellRows& rows, const CellQueries& asked,
+    CellQueues& queues) {
+  for (; from != to; ++from) {
+    const float* query = asked.whole(from->query);
+    for (uint64_t left = from->rows & filled; left != 0; left &= left - 1) {
+      const int row = __builtin_ctzll(left);
+      const float value = product(rows[place + row], query, asked.wide);
+      if (value <= 0) queues.push(from->query, value, place + row);
+    }
   }
 }
 
 // Every query of a cell against the rows begin..end-1 of it.
 void visit_cell(
-    int64_t begin, int64_t end, int64_t rows, int64_t depth, const float* table, const float* points,
-    const int64_t* queries, int64_t count, float* panel, CellQueues& queues) {
+    int64_t begin, int64_t end, const CellRows& rows, const CellQueries& asked, const int64_t* queries, int64_t count,
+    float* panel, Near* near, CellQueues& queues) {
   constexpr int W = Vec<float>::width;
-  const int64_t step = round_up(depth, 8) * kLanes, registers = (end - begin + W - 1) / W;
-  fill_panel(table, begin, end, rows, depth, panel);
+  const int64_t registers = (end - begin + W - 1) / W;
+  fill_panel(begin, end, rows, asked, panel);
   for (int64_t first = 0; first < registers; first += kParts) {
-    const int64_t parts = registers - first < kParts ? registers - first : kParts;
+    const int64_t parts = registers - first < kParts ? registers - first : kParts, place = begin + first * W;
+    const uint64_t filled = end - place < 64 ? (uint64_t(1) << (end - place)) - 1 : ~uint64_t(0);
+    Near* last = near;
     for (int64_t top = 0; top < count; top += kTall) {
       const int some = static_cast<int>(count - top < kTall ? count - top : kTall);
-      const float* from[kTall];
-      for (int i = 0; i < kTall; ++i) from[i] = points + queries[top + (i < some ? i : 0)] * depth;
-      const auto take = [&](int i, const float* values, int lanes) {
-        if (i >= some) return;
-        const int64_t place = begin + first * W, used = end - place < lanes ? end - place : lanes;
-        for (int lane = 0; lane < used; ++lane)
-          if (values[lane] <= 0) queues.push(queries[top + i], values[lane], place + lane);
-      };
+      int64_t at[kTall];
+      for (int i = 0; i < kTall; ++i) at[i] = i < some ? queries[top + i] : asked.count;
       if (parts == kParts)
-        visit<kParts>(depth, step, from, panel, first, take);
+        last = visit<kParts>(asked, at, panel, first, last);
       else if (parts == 1)
-        visit<1>(depth, step, from, panel, first, take);
+        last = visit<1>(asked, at, panel, first, last);
       else if (parts == 2)
-        visit<2>(depth, step, from, panel, first, take);
+        last = visit<2>(asked, at, panel, first, last);
       else
-        visit<kParts < 3 ? kParts : 3>(depth, step, from, panel, first, take);
+        last = visit<kParts < 3 ? kParts : 3>(asked, at, panel, first, last);
     }
+    look_closer(near, last, filled, place, rows, asked, queues);
   }
 }

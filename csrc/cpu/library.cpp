@@ -44,8 +44,8 @@ STABLE_TORCH_LIBRARY(ferkit_native, m) {
       "similarity_preserving_backward(Tensor grad, Tensor target, Tensor auxiliary, Tensor mask, Tensor kept,"
       " bool subset, bool gram) -> (Tensor, Tensor)");
   // Of an inverted file; not differentiable.
-  m.def(
-      "cell_candidates(Tensor table, Tensor points, Tensor queries, Tensor edges, Tensor starts, int count) -> Tensor");
+  m.def("kth_smallest(Tensor values, int k) -> Tensor");
+  m.def("cell_candidates(Tensor table, Tensor points, Tensor visits, Tensor starts, int count, int lead) -> Tensor");
   // The CUDA kernels of similarity_preserving run block by block on the CPU, for the tests.
   m.def(
       "similarity_preserving_blocks(Tensor target, Tensor auxiliary, Tensor mask, bool subset, bool gram, int kept)"

@@ -100,15 +100,28 @@ FERKIT_INLINE void fetch(const T* from) {
 #endif
 }
 
-// The lanes are summed in a fixed tree, so that the result does not depend on the instruction set's width.
+template <typename T, int bytes>
+struct Lanes {
+  typedef T type __attribute__((vector_size(bytes)));
+};
+
+// The lanes are summed in a fixed tree, halves first, so that the result does not depend on the instruction set's width.
+template <typename T, int bytes>
+FERKIT_INLINE T sum_halves(const typename Lanes<T, bytes>::type& v) {
+  typename Lanes<T, bytes / 2>::type low, high;
+  std::memcpy(&low, &v, sizeof(low));
+  std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(low), sizeof(high));
+  if constexpr (sizeof(low) == sizeof(T))
+    return low[0] + high[0];
+  else
+    return sum_halves<T, bytes / 2>(low + high);
+}
 template <typename T>
 FERKIT_INLINE T sum_lanes(const Vec<T>& v) {
-  constexpr int n = Simd<T>::lanes;
-  T part[n];
-  store<T>(part, v);
-  for (int width = n / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) part[i] += part[i + width];
-  return part[0];
+  Vec<T> part = v;
+  for (int width = Vec<T>::parts / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) part.at[i] += part.at[i + width];
+  return sum_halves<T, FERKIT_REGISTER>(part.at[0]);
 }
 
 // exp for float lanes, 1 ulp or so; NaN stays NaN, below -87.3 the result is 0.

@@ -15,14 +15,16 @@ from torch import Tensor
 from ferkit.graph._blocks import smallest
 from ferkit.graph._rows import Rows
 from ferkit.graph._threads import Crew
+from ferkit.ops import native
 
-__all__ = ["PROJECTED", "Projected", "assign", "cell_count", "centroids", "near_cells", "project"]
+__all__ = ["PROJECTED", "Projected", "assign", "cell_count", "centroids", "kth_smallest", "near_cells", "project"]
 
 PROJECTED = 24  # fewest dimensions that candidates are searched in
 STEP = 8  # more are taken so many at a time
 WIDE = 48  # columns up to which no projection pays
 KEPT = 0.98  # share of the variance that always suffices
 BLUR = 0.03  # else: what the projection may change a distance by, against that of a k-th neighbour
+APART = 0.6  # what columns that are looked at later may take from a distance at most, likewise
 PART = 1024  # rows at once: what is computed stays in the cache
 PCA_ROWS = 20480
 ROWS_A_CELL = 64  # that k-means is trained on
@@ -49,6 +51,7 @@ class Projected(NamedTuple):
     points: Tensor  # (U, R) float32
     norms: Tensor  # (U,), squared, of the rows with all their columns: what is left out counts as orthogonal
     kept: float | None  # share of the variance in ``points``; None: all columns, no projection
+    lead: int  # columns of ``points`` that tell most rows from a row's neighbours
 
 
 def project(rows: Rows, crew: Crew, seed: int, kth: float | None) -> Projected:
@@ -56,15 +59,16 @@ def project(rows: Rows, crew: Crew, seed: int, kth: float | None) -> Projected:
 
     ``kth``: a usual squared distance to the k-th neighbour; None: no projection.
     """
-    axes, kept = None, None
+    axes, kept, lead = None, None, rows.dim
     if rows.dim > WIDE and kth is not None:
         some = rows.centred(_sample(rows.count, PCA_ROWS, seed), torch.float64)
         some -= some.mean(0)
         values, vectors = torch.linalg.eigh(some.T @ some)
         width = _dimensions(values.flip(0) / len(some), kth)
         if width is not None:
-            axes = vectors[:, -width:].float().contiguous()
+            axes = vectors.flip(1)[:, :width].float().contiguous()
             kept = float(values[-width:].sum() / values.sum().clamp(min=torch.finfo(torch.float64).tiny))
+            lead = _leading(values.flip(0)[:width] / len(some), kth)
     width = rows.dim if axes is None else axes.shape[1]
     found = torch.empty(rows.count, width, dtype=torch.float32, device="cpu")
     norms = found.new_empty(rows.count)
@@ -75,7 +79,7 @@ def project(rows: Rows, crew: Crew, seed: int, kth: float | None) -> Projected:
         norms[start : start + PART] = block.square().sum(1)
 
     crew.map(work, range(0, rows.count, PART))
-    return Projected(found, norms, kept)
+    return Projected(found, norms, kept, lead)
 
 
 def _dimensions(variances: Tensor, kth: float) -> int | None:
@@ -92,6 +96,21 @@ def _dimensions(variances: Tensor, kth: float) -> int | None:
         if float(share[width - 1]) >= KEPT or float(lost[width]) <= BLUR * kth:
             return width
     return None
+
+
+def _leading(variances: Tensor, kth: float) -> int:
+    """How many of the axes kept, widest first, are multiplied before the others; all where that tells too little.
+
+    Of two rows' distance the others are then known but for twice their inner product: at most 2 sum v.
+
+    >>> _leading(torch.tensor([1.0] * 8 + [0.01] * 16), kth=1.0), _leading(torch.ones(24), kth=1.0)
+    (8, 24)
+    """
+    lost = 2 * variances.flip(0).cumsum(0).flip(0)
+    for lead in range(STEP, len(variances), STEP):
+        if float(lost[lead]) <= APART * kth:
+            return lead
+    return len(variances)
 
 
 def _distances(points: Tensor, centres: Tensor, crew: Crew) -> Tensor:
@@ -139,11 +158,19 @@ def _neighbours_together(centres: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def near_cells(points: Tensor, centres: Tensor, count: int, crew: Crew) -> np.ndarray:
+def kth_smallest(values: Tensor, k: int) -> Tensor:
+    """(Q,): the k-th smallest of every row of float32 values (Q, M) in contiguous rows."""
+    counted = native("kth_smallest")
+    if counted is not None:
+        found: Tensor = counted(values, k)
+        return found
+    return torch.from_numpy(np.partition(values.numpy(), k - 1, axis=1)[:, k - 1])
+
+
+def near_cells(points: Tensor, centres: Tensor, count: int, crew: Crew) -> Tensor:
     """bool (Q, cells): the ``count`` cells whose centres are nearest; more where the last are equally near."""
-    found = np.empty((len(points), len(centres)), np.bool_)
+    found = torch.empty(len(points), len(centres), dtype=torch.bool, device="cpu")
     for start in range(0, len(points), PART):
-        values = _distances(points[start : start + PART], centres, crew).numpy()
-        last = np.partition(values, count - 1, axis=1)[:, count - 1, None]
-        np.less_equal(values, last, out=found[start : start + PART])
+        values = _distances(points[start : start + PART], centres, crew)
+        torch.le(values, kth_smallest(values, count)[:, None], out=found[start : start + PART])
     return found

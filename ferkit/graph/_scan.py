@@ -33,11 +33,12 @@ class CellScan:
             (U, R + 2), which has the whole rows' squared norm and 1 beside them.
         cells: int64 (U,), the cell of each row by its number.
         kept: share of the variance that ``points`` have, None where they have all columns.
+        lead: columns of ``points`` that are multiplied before the others.
     """
 
     def __init__(self, rows: _cells.Projected, count: int, crew: Crew, seed: int) -> None:
         self.crew = crew
-        points, self.kept = rows.points, rows.kept
+        points, self.kept, self.lead = rows.points, rows.kept, rows.lead
         self.centres = _cells.centroids(points, count, crew, seed)
         cells = _cells.assign(points, self.centres, crew)
         order = torch.argsort(cells, stable=True)
@@ -69,20 +70,19 @@ class CellScan:
         # A product with a row of ``table`` is then the squared distance, less the row's own norm and its bound.
         rows = torch.cat([-2 * points, points.new_ones(len(points), 1), points.new_zeros(len(points), 1)], 1)
         rows[:, -1] = -self._bound(rows, cells, count)
-        seen = _cells.near_cells(points, self.centres, nprobe, self.crew)
-        pairs = np.flatnonzero(np.ascontiguousarray(seen.T))  # by cell, then by query
-        edges = np.searchsorted(pairs, np.arange(len(seen.T) + 1) * len(points))
-        queries = pairs % len(points)
+        visits = _cells.near_cells(points, self.centres, nprobe, self.crew)
         in_registers = native("cell_candidates")
         if in_registers is None:
-            found = self._in_blocks(rows, queries, edges, count)
+            found = self._in_blocks(rows, visits.numpy(), count)
         else:
-            lists = (torch.from_numpy(list_) for list_ in (queries, edges, self.starts))
-            found = in_registers(self.table, rows, *lists, count).numpy()
+            found = in_registers(self.table, rows, visits, torch.from_numpy(self.starts), count, self.lead).numpy()
         return np.where(found < 0, -1, self.order[found])
 
-    def _in_blocks(self, rows: Tensor, queries: np.ndarray, edges: np.ndarray, count: int) -> np.ndarray:
-        """Places (Q, count) of the nearest rows, of the cells between whose ``edges`` a query is listed."""
+    def _in_blocks(self, rows: Tensor, visits: np.ndarray, count: int) -> np.ndarray:
+        """Places (Q, count) of the nearest rows in the cells that a query visits, (Q, cells)."""
+        pairs = np.flatnonzero(np.ascontiguousarray(visits.T))  # by cell, then by query
+        edges = np.searchsorted(pairs, np.arange(len(visits.T) + 1) * len(rows))
+        queries = pairs % len(rows)
         flags, room = np.empty(TALL * WIDE, np.bool_), rows.new_empty(TALL, rows.shape[1])
         hits = []
         for target in np.flatnonzero(np.diff(edges)):
@@ -119,7 +119,7 @@ class CellScan:
                 bottom = min(int(last), top + TALL)
                 values = torch.mm(rows[top:bottom], some.T, out=self.crew.room(bottom - top, len(some)))
                 minima = values.view(len(values), fold, -1).amin(1)  # their count-th is no less than that of all
-                found[top:bottom] = minima.kthvalue(count, dim=1).values
+                found[top:bottom] = _cells.kth_smallest(minima, count)
         return found
 
 

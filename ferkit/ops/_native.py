@@ -18,7 +18,7 @@ __all__ = ["Kernels", "build_info", "instruction_set", "why_not", "why_not_autog
 
 _PACKAGE = Path(ferkit.__file__).resolve().parent
 _LIBRARIES = {"cpu": "_C", "cuda": "_C_cuda"}
-ABI = 6  # raised with every change of a native schema; setup.py writes it into the build metadata
+ABI = 7  # raised with every change of a native schema; setup.py writes it into the build metadata
 INSTRUCTION_SETS = {4: "AVX-512", 3: "AVX2", 0: "the baseline"}  # x86-64-v4, x86-64-v3, what the compiler takes unasked
 MINIMUM_TORCH = (2, 11)  # the stable ABI the libraries are built against
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(_native.why_not("cpu") is not None, reason=str(_
 
 
 def inputs(sizes, width, queries, bound, seed=0):
-    """Rows by cell, queries that list about half of the cells, and ``bound`` on their squared distances."""
+    """Rows by cell, queries that visit about half of the cells, and ``bound`` on their squared distances."""
     generator = torch.Generator().manual_seed(seed)
     starts = torch.tensor([0, *sizes]).cumsum(0)
     rows = torch.randn(int(starts[-1]), width, generator=generator).round(decimals=1)
@@ -23,19 +23,15 @@ def inputs(sizes, width, queries, bound, seed=0):
     table = torch.cat([rows, rows.square().sum(1, keepdim=True), torch.ones(len(rows), 1)], 1)
     own = points.square().sum(1, keepdim=True)
     wanted = torch.cat([-2 * points, torch.ones(queries, 1), own - bound], 1)
-    seen = torch.rand(len(sizes), queries, generator=generator) < 0.5
-    lists = [column.nonzero()[:, 0] for column in seen]
-    edges = torch.tensor([0, *map(len, lists)]).cumsum(0)
-    return table, wanted, torch.cat(lists), edges, starts
+    visits = torch.rand(queries, len(sizes), generator=generator) < 0.5
+    return table, wanted, visits, starts
 
 
-def every_pair(table, wanted, queries, edges, starts, count):
+def every_pair(table, wanted, visits, starts, count):
     """The same by all products at once."""
     found = torch.full((len(wanted), count), -1)
     values = wanted.double() @ table.double().T
-    visited = torch.zeros(values.shape, dtype=torch.bool)
-    for cell in range(len(starts) - 1):
-        visited[queries[edges[cell] : edges[cell + 1]], starts[cell] : starts[cell + 1]] = True
+    visited = visits.repeat_interleave(starts.diff(), dim=1)
     for query in range(len(wanted)):
         places = (visited[query] & (values[query] <= 1e-9)).nonzero()[:, 0]
         order = values[query][places].argsort(stable=True)[:count]
@@ -59,10 +55,11 @@ def distances(table, wanted, places):
     return torch.where(places < 0, torch.inf, values)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize(("sizes", "width", "queries", "bound", "count"), CASES)
-def test_the_least_products_in_order(sizes, width, queries, bound, count):
+def test_the_least_products_in_order(sizes, width, queries, bound, count, share):
     given = inputs(sizes, width, queries, bound)
-    found = ops.native("cell_candidates")(*given, count)
+    found = ops.native("cell_candidates")(*given, count, max(1, int(share * width)))
     expected = every_pair(*given, count)
     assert found.shape == expected.shape and found.dtype == torch.int64
     # of equal products either may come first: rounding decides
@@ -77,14 +74,36 @@ def test_equal_products_in_the_order_of_places():
     table = torch.tensor([[1.0, 1.0, 1.0]]).repeat(200, 1)
     points = torch.tensor([[-2.0, 1.0, -5.0]])
     found = ops.native("cell_candidates")(
-        table, points, torch.zeros(2, dtype=torch.int64), torch.tensor([0, 1, 2]), torch.tensor([0, 90, 200]), 7
+        table, points, torch.ones(1, 2, dtype=torch.bool), torch.tensor([0, 90, 200]), 7, 1
     )
     assert found.tolist() == [list(range(7))]
 
 
+@pytest.mark.parametrize("width", [9, 56, 120])
+@pytest.mark.parametrize("lead", [1, 8])
+def test_rounding_of_the_first_columns_loses_no_candidate(width, lead):
+    """Later columns all parallel: Cauchy and Schwarz's bound is the product itself, and every row is on its limit."""
+    generator = torch.Generator().manual_seed(width + lead)
+    rows, queries = 200, 80
+    direction = torch.randn(width - lead, generator=generator)
+    scale = torch.rand(rows + queries, 1, generator=generator) * 10 ** torch.linspace(-3, 2, rows + queries)[:, None]
+    first = torch.randn(rows + queries, lead, generator=generator) * scale
+    both = torch.cat([first, scale * direction], 1)
+    y, x = both[torch.randperm(len(both), generator=generator)].split([rows, queries])
+    table = torch.cat([y, y.square().sum(1, keepdim=True), torch.ones(rows, 1)], 1)
+    visits, starts = torch.ones(1, 1, dtype=torch.bool), torch.tensor([0, rows])
+    for query in x:
+        asked = torch.cat([-2 * query, torch.tensor([1.0, 0.0])])[None]
+        for bound in (table.double() @ asked[0].double()).float():  # of one row after the other
+            asked[0, -1] = -bound
+            run = (table, asked, visits, starts, rows)
+            whole, some = (set(ops.native("cell_candidates")(*run, columns)[0].tolist()) for columns in (width, lead))
+            assert whole == some
+
+
 def test_the_same_in_every_instruction_set():
     given = inputs(*CASES[0][:4])
-    expected = ops.native("cell_candidates")(*given, CASES[0][4])
+    expected = ops.native("cell_candidates")(*given, CASES[0][4], 8)
     command = [sys.executable, __file__]
     for level in (3, 0):
         environment = os.environ | {"FERKIT_CPU_LEVEL": str(level)}
@@ -95,20 +114,23 @@ def test_the_same_in_every_instruction_set():
 
 
 def test_what_cannot_be():
-    table, points, queries, edges, starts = inputs((4, 5), 3, 2, 1.0)
+    table, points, visits, starts = inputs((4, 5), 3, 2, 1.0)
     run = ops.native("cell_candidates")
-    with pytest.raises(RuntimeError, match="queries: expected numbers of points"):
-        run(table, points, queries + 2, edges, starts, 3)
+    with pytest.raises(RuntimeError, match=r"visits: expected shape \(2, 2\), got \(1, 2\)"):
+        run(table, points, visits[:1], starts, 3, 3)
+    with pytest.raises(RuntimeError, match=r"visits: expected dtype torch\.bool"):
+        run(table, points, visits.byte(), starts, 3, 3)
     with pytest.raises(RuntimeError, match="starts: expected ascending numbers from 0 to 9"):
-        run(table, points, queries, edges, starts + 1, 3)
-    with pytest.raises(RuntimeError, match="edges: expected ascending numbers"):
-        run(table, points, queries, edges.flip(0), starts, 3)
+        run(table, points, visits, starts + 1, 3, 3)
     with pytest.raises(RuntimeError, match="points: expected the columns of the table"):
-        run(table, points[:, 1:].contiguous(), queries, edges, starts, 3)
+        run(table, points[:, 1:].contiguous(), visits, starts, 3, 3)
     with pytest.raises(RuntimeError, match=r"table: expected dtype torch\.float32"):
-        run(table.double(), points.double(), queries, edges, starts, 3)
+        run(table.double(), points.double(), visits, starts, 3, 3)
     with pytest.raises(RuntimeError, match="count: expected a positive number"):
-        run(table, points, queries, edges, starts, 0)
+        run(table, points, visits, starts, 0, 3)
+    for lead in (0, 4):
+        with pytest.raises(RuntimeError, match="lead: expected from 1 to 3"):
+            run(table, points, visits, starts, 3, lead)
 
 
 def test_left_out_where_another_backend_is_asked_for():
@@ -118,5 +140,5 @@ def test_left_out_where_another_backend_is_asked_for():
 
 
 if __name__ == "__main__":
-    for row in ops.native("cell_candidates")(*inputs(*CASES[0][:4]), CASES[0][4]).tolist():
+    for row in ops.native("cell_candidates")(*inputs(*CASES[0][:4]), CASES[0][4], 8).tolist():
         print(*row)

@@ -76,14 +76,14 @@ class CellRows {
 // The product is then never more than the whole one (Cauchy and Schwarz), but for rounding, which `slack` is for.
 class CellQueries {
  public:
-  const int64_t count, lead;
+  const int64_t lead;
   const int64_t depth, wide;  // numbers that are multiplied first, with the norm; of a whole row, with zeros
   const float slack;
 
   CellQueries(const float* data, int64_t count, int64_t width, int64_t lead)
-      : count(count), lead(lead), depth(lead < width - 2 ? lead + 1 : lead),
+      : lead(lead), depth(lead < width - 2 ? lead + 1 : lead),
         wide(round_up(width, Simd<float>::lanes)), slack((width + 16) * 0x1p-21f),
-        first_((count + 1) * (depth + 1)), whole_(count * wide) {
+        first_(count * (depth + 1)), whole_(count * wide) {
     for (int64_t i = 0; i < count; ++i, data += width) {
       float* to = &first_[i * (depth + 1)];
       const float some = squares(data, lead), others = squares(data + lead, width - 2 - lead);
@@ -92,7 +92,6 @@ class CellQueries {
       if (depth > lead) to[lead] = -std::sqrt(others);
       std::copy(data, data + width, &whole_[i * wide]);
     }
-    first_.back() = 1e30f;  // query `count`: far from all rows
   }
   // `depth` numbers, and what the product starts from besides the row's squared norm.
   const float* first(int64_t query) const { return &first_[query * (depth + 1)]; }
@@ -125,7 +124,7 @@ namespace {
 
 constexpr int64_t kStretch = 1024;  // rows of a cell that are laid out at once, a multiple of the lanes
 
-// Which queries visit each cell, ascending: numbers(c) from begin[c] to begin[c + 1].
+// Which queries visit each cell, ascending: of cell c, queries[begin[c]] to queries[begin[c + 1] - 1].
 struct Visitors {
   std::vector<int64_t> begin, queries;
 

@@ -33,9 +33,10 @@ FERKIT_INLINE uint32_t none_above_zero(const Floats& values) {
 FERKIT_INLINE int64_t block_size(const CellQueries& asked) { return (round_up(asked.depth, 8) + 1) * kLanes; }
 
 // `P` registers of rows from the one at `first` on, times kTall queries; which are 0 or less is put down behind `near`.
+// Of the queries the first `used` are asked for: what is said of the others counts for nothing, whatever it is.
 template <int P>
 FERKIT_INLINE Near* visit(
-    const CellQueries& asked, const int64_t* queries, const float* panel, int64_t first, Near* near) {
+    const CellQueries& asked, const int64_t* queries, int used, const float* panel, int64_t first, Near* near) {
   constexpr int W = Vec<float>::width;
   const int64_t depth = asked.depth, step = block_size(asked);
   const float *from[P], *query[kTall];
@@ -64,7 +65,7 @@ FERKIT_INLINE Near* visit(
     near->query = queries[i], near->rows = 0;
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) near->rows |= static_cast<uint64_t>(none_above_zero(acc[i][p])) << p * W;
-    near += near->rows != 0;
+    near += near->rows != 0 && i < used;
   }
   return near;
 }
@@ -127,15 +128,15 @@ void visit_cell(
     for (int64_t top = 0; top < count; top += kTall) {
       const int some = static_cast<int>(count - top < kTall ? count - top : kTall);
       int64_t at[kTall];
-      for (int i = 0; i < kTall; ++i) at[i] = i < some ? queries[top + i] : asked.count;
+      for (int i = 0; i < kTall; ++i) at[i] = queries[top + (i < some ? i : 0)];
       if (parts == kParts)
-        last = visit<kParts>(asked, at, panel, first, last);
+        last = visit<kParts>(asked, at, some, panel, first, last);
       else if (parts == 1)
-        last = visit<1>(asked, at, panel, first, last);
+        last = visit<1>(asked, at, some, panel, first, last);
       else if (parts == 2)
-        last = visit<2>(asked, at, panel, first, last);
+        last = visit<2>(asked, at, some, panel, first, last);
       else
-        last = visit<kParts < 3 ? kParts : 3>(asked, at, panel, first, last);
+        last = visit<kParts < 3 ? kParts : 3>(asked, at, some, panel, first, last);
     }
     look_closer(near, last, filled, place, rows, asked, queues);
   }

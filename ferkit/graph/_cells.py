@@ -101,7 +101,7 @@ def _dimensions(variances: Tensor, kth: float) -> int | None:
 def _leading(variances: Tensor, kth: float) -> int:
     """How many of the axes kept, widest first, are multiplied before the others; all where that tells too little.
 
-    Of two rows' distance the others are then known but for twice their inner product: at most 2 sum v.
+    Of two rows' distance the others are then known but for twice their inner product: 2 sum v at most, on average.
 
     >>> _leading(torch.tensor([1.0] * 8 + [0.01] * 16), kth=1.0), _leading(torch.ones(24), kth=1.0)
     (8, 24)

@@ -21,7 +21,7 @@ Hits = tuple[np.ndarray, np.ndarray, np.ndarray]  # of queries with places in or
 
 GROUP = 8192  # rows that are searched together
 FIRST_CELLS, FIRST_ROWS = 8, 1280  # a row's bound comes from so many of the cells next to its own
-LARGE = 1e30  # a bound that all keep to: points lie within [-1, 1]
+LARGE = 1e30  # squared norm of what is no row
 TALL, WIDE = 1024, 1024  # largest block of distances
 
 
@@ -47,6 +47,7 @@ class CellScan:
         self.points = self.table[:, :-2]
         torch.index_select(points, 0, order, out=self.points)
         torch.index_select(rows.norms, 0, order, out=self.table[:, -2])
+        self.farthest = 4 * float(rows.norms.max())  # a bound that all keep to, and that drowns no distance
         self.starts = np.concatenate([[0], np.cumsum(np.bincount(self.cells, minlength=count))])
         apart = torch.cdist(self.centres.double(), self.centres.double())
         self.around = apart.argsort(dim=1, stable=True)[:, :FIRST_CELLS].numpy()
@@ -99,7 +100,7 @@ class CellScan:
 
     def _bound(self, rows: Tensor, cells: np.ndarray, count: int) -> Tensor:
         """(Q,): the count-th distance among the rows next to each row's own cell, less the row's own norm."""
-        found = rows.new_full((len(rows),), LARGE)
+        found = rows.new_full((len(rows),), self.farthest)
         own, begin = np.unique(cells, return_index=True)
         for cell, first, last in zip(own, begin, [*begin[1:], len(cells)]):
             base, size = [], 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ferkit.functional import force_backend
-from ferkit.graph import _blocks, _cells, _exact, _ivf, _scan, knn_graph
+from ferkit.graph import _blocks, _cells, _exact, _ivf, _rows, _scan, knn_graph
 
 
 @contextlib.contextmanager
@@ -89,6 +89,19 @@ def test_as_many_axes_as_tell_neighbours_apart():
     assert 24 < meta["parameters"]["dimensions"] <= 68
     exact = knn_graph(points, 8, method="exact")
     assert (distances <= exact.distances[:, -1:] * (1 + 1e-6)).float().mean() >= 0.99
+
+
+def test_the_widest_axes_come_first_where_they_tell_rows_apart():
+    generator = torch.Generator().manual_seed(0)
+    some = torch.randn(4000, 60, generator=generator) * torch.cat([torch.ones(10), 0.05 * torch.ones(50)])
+    rows = _rows.Rows(some.numpy(), np.arange(4000), "l2")
+    from ferkit.graph._threads import Crew
+
+    projected = _cells.project(rows, Crew(1, None), 0, 4.0 / rows.unit**2)
+    variances = projected.points.var(0)
+    assert projected.points.shape[1] == 24 and projected.lead == 16
+    assert (variances.diff() < 1e-6).all()
+    assert _cells.project(rows, Crew(1, None), 0, None).lead == 60
 
 
 def test_no_projection_where_candidates_get_lost_by_it(monkeypatch):
@@ -179,6 +192,20 @@ def test_cells_do_not_depend_on_threads_and_seeds_change_them():
             found.append(_cells.centroids(points, 32, some, seed))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_rows_among_small_cells_have_their_nearest(backend):
+    """Where the cells around hold too few rows for a bound, the rows of all visited cells are candidates."""
+    from ferkit.graph._threads import Crew
+
+    points = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)) / 4
+    scan = _scan.CellScan(_cells.Projected(points, points.square().sum(1), None, 5), 40, Crew(1, None), 0)
+    cells = scan.cells[scan.order]
+    with force_backend(backend) if backend else contextlib.nullcontext():
+        found = scan.candidates(scan.points, cells, 40, 40)
+    far = torch.cdist(scan.points.double(), points.double())
+    assert np.array_equal(found, far.argsort(dim=1, stable=True)[:, :40].numpy())
 
 
 @pytest.mark.parametrize("queries, hits", [(1, 1), (7, 5000), (8192, 20_000)])

@@ -101,6 +101,17 @@ def test_rounding_of_the_first_columns_loses_no_candidate(width, lead):
             assert whole == some
 
 
+def test_sums_that_overflow_leave_whole_places():
+    """Products that are not numbers say nothing of other queries, and nothing is written where it does not belong."""
+    table = torch.full((40, 10), 1e20)
+    table[:, -2:] = torch.tensor([3e38, 1.0])
+    for queries in (1, 5, 7):
+        points = torch.zeros(queries, 10)
+        points[:, -2] = 1
+        run = (table, points, torch.ones(queries, 1, dtype=torch.bool), torch.tensor([0, 40]), 9, 2)
+        assert (ops.native("cell_candidates")(*run) == -1).all()
+
+
 def test_the_same_in_every_instruction_set():
     given = inputs(*CASES[0][:4])
     expected = ops.native("cell_candidates")(*given, CASES[0][4], 8)

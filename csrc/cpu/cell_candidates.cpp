@@ -81,9 +81,8 @@ class CellQueries {
   const float slack;
 
   CellQueries(const float* data, int64_t count, int64_t width, int64_t lead)
-      : lead(lead), depth(lead < width - 2 ? lead + 1 : lead),
-        wide(round_up(width, Simd<float>::lanes)), slack((width + 16) * 0x1p-21f),
-        first_(count * (depth + 1)), whole_(count * wide) {
+      : lead(lead), depth(lead < width - 2 ? lead + 1 : lead), wide(round_up(width, Simd<float>::lanes)),
+        slack((width + 16) * 0x1p-21f), first_(count * (depth + 1)), whole_(count * wide) {
     for (int64_t i = 0; i < count; ++i, data += width) {
       float* to = &first_[i * (depth + 1)];
       const float some = squares(data, lead), others = squares(data + lead, width - 2 - lead);
@@ -144,7 +143,7 @@ struct Visitors {
         const int64_t some = std::min(kWord, cells - cell);
         uint64_t word = 0;
         std::memcpy(&word, visits + cell, some);
-        if (word == 0) continue;  // most are
+        if (word == 0) continue;  // cells that follow each other are near: visits come in clusters
         for (int64_t i = 0; i < some; ++i)
           if (visits[cell + i]) f(query, cell + i);
       }

@@ -8,7 +8,7 @@ using Floats = Register<float>::type;
 using Ints = Register<int32_t>::type;
 
 // A bit for each lane that is 0 or less: a sign, or a zero, whose bits less one have a sign.
-FERKIT_INLINE uint32_t none_above_zero(const Floats& values) {
+FERKIT_INLINE uint32_t at_most_zero(const Floats& values) {
   Ints bits;
   std::memcpy(&bits, &values, sizeof(bits));
   bits |= bits - 1;
@@ -64,7 +64,7 @@ FERKIT_INLINE Near* visit(
   for (int i = 0; i < kTall; ++i) {
     near->query = queries[i], near->rows = 0;
 #pragma GCC unroll 4
-    for (int p = 0; p < P; ++p) near->rows |= static_cast<uint64_t>(none_above_zero(acc[i][p])) << p * W;
+    for (int p = 0; p < P; ++p) near->rows |= static_cast<uint64_t>(at_most_zero(acc[i][p])) << p * W;
     near += near->rows != 0 && i < used;
   }
   return near;

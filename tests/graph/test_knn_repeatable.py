@@ -9,6 +9,7 @@ import torch
 
 from ferkit.functional import force_backend
 from ferkit.graph import _blocks, _cells, _exact, _ivf, _rows, _scan, knn_graph
+from ferkit.graph._threads import Crew, crew
 
 
 @contextlib.contextmanager
@@ -95,8 +96,6 @@ def test_the_widest_axes_come_first_where_they_tell_rows_apart():
     generator = torch.Generator().manual_seed(0)
     some = torch.randn(4000, 60, generator=generator) * torch.cat([torch.ones(10), 0.05 * torch.ones(50)])
     rows = _rows.Rows(some.numpy(), np.arange(4000), "l2")
-    from ferkit.graph._threads import Crew
-
     projected = _cells.project(rows, Crew(1, None), 0, 4.0 / rows.unit**2)
     variances = projected.points.var(0)
     assert projected.points.shape[1] == 24 and projected.lead == 16
@@ -184,8 +183,6 @@ def test_projection_only_where_it_keeps_the_variance():
 
 def test_cells_do_not_depend_on_threads_and_seeds_change_them():
     points = torch.from_numpy(np.random.default_rng(0).normal(size=(5000, 6)).astype(np.float32))
-    from ferkit.graph._threads import crew
-
     found = []
     for count, seed in ((1, 0), (2, 0), (1, 1)):
         with threads(count), crew() as some:
@@ -197,8 +194,6 @@ def test_cells_do_not_depend_on_threads_and_seeds_change_them():
 @pytest.mark.parametrize("backend", [None, "eager"])
 def test_rows_among_small_cells_have_their_nearest(backend):
     """Where the cells around hold too few rows for a bound, the rows of all visited cells are candidates."""
-    from ferkit.graph._threads import Crew
-
     points = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)) / 4
     scan = _scan.CellScan(_cells.Projected(points, points.square().sum(1), None, 5), 40, Crew(1, None), 0)
     cells = scan.cells[scan.order]

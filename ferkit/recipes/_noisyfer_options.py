@@ -58,6 +58,10 @@ def check_game(options: Mapping[str, Any]) -> None:
     check_number(options["decoder_rate"], "decoder_rate", 0, open_low=True)
     check_choice(options["discriminator_init"], "discriminator_init", INITS)
     check_number(options["beta1"], "beta1", 0, 0.999)
+    for name in ("reconstruction", "code_divergence", "label_cycle"):
+        check_number(options[name], name, 0)
+        if options[name] > 0 and not options["decoder"] and name != "code_divergence":
+            raise ValueError(f"{name}: expected 0 without the decoder, got {options[name]!r}")
     if options["discriminator_steps"] is not None:
         check_number(options["discriminator_steps"], "discriminator_steps", 1, integer=True)
     if options["hold"] is not None:

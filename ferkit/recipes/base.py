@@ -32,7 +32,8 @@ class Recipe(lightning.LightningModule):
         num_classes: C.
         learning_rate: of Adam.
         weight_decay: of Adam (L2, as in the paper).
-        schedule: ``"one-cycle"`` (up to ``learning_rate`` and down again, step by step), ``"step"`` or ``"constant"``.
+        schedule: ``"one-cycle"`` (up to ``learning_rate`` and down again, step by step), ``"step"``, ``"constant"``, or
+            ``"linear"`` (constant for half of the run, then in a line down to 0, as image GANs are trained).
         milestones: for ``"step"``, the shares of the run after which the learning rate is multiplied by ``decay``;
             the paper's epochs 10 and 20 of 40 are 0.25 and 0.5.
         decay: the factor at a milestone.
@@ -41,7 +42,7 @@ class Recipe(lightning.LightningModule):
         seed: of the augmentation.
     """
 
-    schedules: tuple[str, ...] = ("one-cycle", "step", "constant")
+    schedules: tuple[str, ...] = ("one-cycle", "step", "constant", "linear")
     preferred_sampler = "coverage"  # what a command draws batches by where none is asked for
     min_per_class = 0  # images of every class that each batch must hold
 
@@ -126,6 +127,10 @@ class Recipe(lightning.LightningModule):
         optimizer = torch.optim.Adam(parameters, self.learning_rate, betas, weight_decay=self.weight_decay, fused=True)
         if self.schedule == "constant":
             return {"optimizer": optimizer}
+        if self.schedule == "linear":
+            batches = self.trainer.estimated_stepping_batches
+            line = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, 2 * max(1 - done / batches, 0)))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": line, "interval": "step"}}
         if self.schedule == "one-cycle":
             steps = max(int(self.trainer.estimated_stepping_batches), 6)  # fewer leave a phase without a step
             cycle = torch.optim.lr_scheduler.OneCycleLR(

@@ -13,6 +13,8 @@ from ferkit.blocks import DeconvDecoder, EncoderOutput, MultiStreamDiscriminator
 from ferkit.blocks._spectral import make_orthogonal
 from ferkit.blocks._width import check_power_of_two
 from ferkit.checks import check_number
+from ferkit.data.augment import random_crop_flip
+from ferkit.recipes._decoder_ties import DecoderTies, put_back, read_back
 from ferkit.recipes._game import Backward, GameState, TrainingDiverged, frozen, seeded, step, step_schedules
 from ferkit.recipes._label_rows import follow_class_means, label_rows
 from ferkit.recipes._noisyfer_options import ORDERS, PRESETS, check_game, resolved
@@ -23,7 +25,7 @@ __all__ = ["ORDERS", "PRESETS", "NoisyFER", "TrainingDiverged"]
 
 CHECK_EVERY = 50  # steps between two looks at the losses, which wait for the device
 CLASS_MOMENTUM = 0.02  # of the values of each class
-NOISE = 1  # the stream of draws beside the augmentation's
+NOISE, CROPS = 1, 2  # the streams of draws beside the augmentation's
 
 
 class NoisyFER(LabelSetRecipe):
@@ -58,6 +60,13 @@ class NoisyFER(LabelSetRecipe):
         beta1: of both Adams; published 0.9.
         game_every: the game is played on every so manieth batch of an epoch, from the first; the others give the
             encoder's supervised step alone. ``lam`` is not scaled up for it. Published 1.
+        reconstruction: weight of the mean squared error between an image and what the decoder makes of the image's own
+            code and labels; published 0, as all three of these. They hold from the first epoch on, and need a decoder.
+        code_divergence: beside it, the weight of the Kullback-Leibler divergence of the code from the decoder's noise
+            (nats, summed over the code). The smaller it is the more of an image its code tells, the larger the more
+            is left to the labels.
+        label_cycle: weight of f of what the encoder, its weights held, reads off the decoder's images, shifted and
+            mirrored as training images are, against the labels they were made of (Odena et al., ICML 2017).
         lam: weight of the game.
         hold: None for a fixed lam; else lam, from that value on, is moved to hold the discriminator's loss at this
             level (the supplement found 0.45 healthy).
@@ -95,6 +104,9 @@ class NoisyFER(LabelSetRecipe):
         decoder_rate: float = 1.0,
         beta1: float = 0.9,
         game_every: int = 1,
+        reconstruction: float = 0.0,
+        code_divergence: float = 0.01,
+        label_cycle: float = 0.0,
         lam: float | None = None,
         hold: float | None = None,
         warmup: int | None = None,
@@ -124,6 +136,7 @@ class NoisyFER(LabelSetRecipe):
                 **{"discriminator_steps": discriminator_steps, "discriminator_labels": discriminator_labels},
                 **{"discriminator_rate": discriminator_rate, "discriminator_init": discriminator_init},
                 **{"decoder_rate": decoder_rate, "beta1": beta1, "game_every": game_every},
+                **{"reconstruction": reconstruction, "code_divergence": code_divergence, "label_cycle": label_cycle},
                 **{"joint": joint, "marginal": marginal, "decoder": decoder, "latent": latent},
             }
         )
@@ -148,6 +161,7 @@ class NoisyFER(LabelSetRecipe):
         self.discriminator_steps = discriminator_steps or steps
         self.discriminator_labels, self.discriminator_rate = discriminator_labels, float(discriminator_rate)
         self.decoder_rate, self.beta1, self.game_every = float(decoder_rate), float(beta1), game_every
+        self.ties = DecoderTies(float(reconstruction), float(code_divergence), float(label_cycle))
         classes, targets = len(self.source_names) * num_classes, len(self.value_names)
         self.decoder = DeconvDecoder(size, latent + classes + targets, chosen["width"]) if decoder else None
         # By position, so that a checkpoint does not depend on what the label sets are called.
@@ -191,7 +205,8 @@ class NoisyFER(LabelSetRecipe):
         playing = self.current_epoch >= self.warmup and batch_idx % self.game_every == 0
         lam = self.game.lam.clone()
         optimizers: Any = self.optimizers()
-        losses = self.iterate(images, sources, values, draws, optimizers, self.manual_backward, playing)
+        crops = self._generator(batch_idx, CROPS)
+        losses = self.iterate(images, sources, values, draws, optimizers, self.manual_backward, playing, crops)
         step_schedules(self.trainer, "step")
         self._remember(sources, values)
         self.log_dict(
@@ -223,6 +238,7 @@ class NoisyFER(LabelSetRecipe):
         optimizers: Sequence[Any],
         backward: Backward,
         playing: bool = True,
+        crops: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """One iteration: every step of one batch, in the recipe's order.
 
@@ -233,18 +249,24 @@ class NoisyFER(LabelSetRecipe):
             draws: of the noise, on the images' device; its seed is dropout's too.
             optimizers: of the generators, and of the discriminator.
             backward: called with each loss.
-            playing: False: the encoder's supervised step alone.
+            playing: False: no game, f and the decoder's own terms alone.
+            crops: a CPU generator of the shifts of the decoder's images in the label cycle; None: no shifts.
 
         Returns:
             The losses, detached: ``"loss"`` (f) and its parts, ``"discriminator"`` (mean of its steps) and
-            ``"generator"`` (the game's part, not times lam).
+            ``"generator"`` (the game's part), and the decoder's own terms, none of them times its weight.
         """
         with seeded(draws):
             output: EncoderOutput = self.encoder(images)
         losses = self.supervised_loss(output.labels, sources, values)
         total = losses["loss"]
+        if playing or self.ties.hold:
+            real, fake, rows = self._tuples(images, output, sources, values, draws)
+        if self.ties.hold:
+            terms = self._tie(images, output, real, fake, rows, crops)
+            losses |= terms
+            total = total + self.ties.weighted(terms)
         if playing:
-            real, fake = self._tuples(images, output, sources, values, draws)
             if self.generators_first:
                 losses["generator"] = self._generator_step(total, real, fake, optimizers[0], backward)
             losses["discriminator"] = self._discriminator_steps(real, fake, optimizers[1], backward)
@@ -258,8 +280,8 @@ class NoisyFER(LabelSetRecipe):
 
     def _tuples(
         self, images: Tensor, output: EncoderOutput, sources: Tensor, values: Tensor, draws: torch.Generator
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What the discriminator scores of the encoder and of the decoder, with their graphs."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """What the discriminator scores of the encoder and of the decoder, with graphs; whose labels these are."""
         noise = torch.randn(2, len(images), self.latent, dtype=images.dtype, device=images.device, generator=draws)
         logits, predicted = self.split(output.labels)
         onehot, given, rows = label_rows(sources, values, logits, predicted, draws)
@@ -267,11 +289,37 @@ class NoisyFER(LabelSetRecipe):
         real = {"latent": self.encoder.sample(output, noise[0]), **self._streams(seen, predicted)}
         fake = {"latent": noise[1], **self._streams(onehot, given)}
         if self.discriminator.image_size is None:
-            return real, fake
+            return real, fake, rows
         if self.decoder is None:
-            return {"image": images, **real}, {"image": images[rows], **fake}
+            return {"image": images, **real}, {"image": images[rows], **fake}, rows
         decoded = self.decoder(torch.cat([noise[1], onehot.flatten(1), given], 1).to(images.dtype))
-        return {"image": images, **real}, {"image": decoded, **fake}
+        return {"image": images, **real}, {"image": decoded, **fake}, rows
+
+    def _tie(
+        self,
+        images: Tensor,
+        output: EncoderOutput,
+        real: dict[str, Tensor],
+        fake: dict[str, Tensor],
+        rows: Tensor,
+        crops: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """The decoder's own terms of this batch."""
+        onehot = torch.stack([fake[name] for name in self.stream_names], 1) if self.stream_names else None
+        values = fake["values"] if self.value_names else images.new_zeros(len(images), 0)
+        terms: dict[str, Tensor] = {}
+        if self.ties.reconstruction > 0:
+            labels = values if onehot is None else torch.cat([onehot.flatten(1), values], 1)
+            assert self.decoder is not None
+            terms |= put_back(self.decoder, output, real["latent"], labels.to(images.dtype), images, rows)
+        if self.ties.label_cycle > 0:
+            shown = fake["image"]
+            if crops is not None:
+                shown = random_crop_flip(shown, crops, self.padding, self.flip)
+            said = read_back(self.encoder, shown.contiguous(memory_format=torch.channels_last))
+            sources = values.new_zeros(len(images), 0).long() if onehot is None else onehot.argmax(2)
+            terms["label_cycle"] = self.supervised_loss(said, sources, values)["loss"]
+        return terms
 
     def _streams(self, categorical: Tensor, continuous: Tensor) -> dict[str, Tensor]:
         streams = dict(zip(self.stream_names, categorical.unbind(1)))

@@ -303,7 +303,10 @@ def test_frozen_holds_beside_neighbours_too():
         ({"use_distribution": False, "use_similarity": False}, "mining: expected use_distribution or use_similarity"),
         ({"compare": "both"}, "compare: expected one of 'features', 'logits', got 'both'"),
         ({"divisor": "none"}, "divisor: expected one of 'paper', 'released', got 'none'"),
-        ({"schedule": "cosine"}, "schedule: expected one of 'one-cycle', 'step', 'constant', 'released', got 'cosine'"),
+        (
+            {"schedule": "cosine"},
+            "schedule: expected one of 'one-cycle', 'step', 'constant', 'linear', 'released', got 'cosine'",
+        ),
         ({"augmentation": "mixup"}, "augmentation: expected one of 'crop-flip', 'released', got 'mixup'"),
     ],
 )

@@ -205,7 +205,7 @@ def test_what_the_discriminator_sees_of_the_labels(form):
     made = recipe(discriminator_labels=form)
     images, sources, values = batch(dtype=torch.float32)
     output = made.encoder(images)
-    real, fake = made._tuples(images, output, sources, values, torch.Generator().manual_seed(0))
+    real, fake, _ = made._tuples(images, output, sources, values, torch.Generator().manual_seed(0))
     logits = output.labels[:, CLASSES : 2 * CLASSES]
     assert torch.equal(real["source1"], logits if form == "logits" else logits.softmax(1))
     assert torch.equal(fake["source1"], F.one_hot(sources[:, 1], CLASSES).float())
@@ -259,7 +259,7 @@ def test_iteration_with_gaps(complete, decoder):
     assert all(parameter.isfinite().all() for parameter in made.parameters())
     if not decoder and complete:  # the image goes with its labels
         output = made.encoder(images)
-        real, fake = made._tuples(images, output, sources, values, torch.Generator().manual_seed(1))
+        real, fake, _ = made._tuples(images, output, sources, values, torch.Generator().manual_seed(1))
         rows = [next(i for i in range(6) if torch.equal(images[i], face)) for face in fake["image"]]
         assert set(rows) == {4, 5} and torch.equal(fake["source0"].argmax(1), sources[rows, 0])
         assert torch.equal(real["image"], images)

@@ -93,9 +93,17 @@ class VGGEncoder(nn.Module):
         self.log_variance = nn.Linear(inner, latent) if latent else None
 
     def forward(self, images: Tensor) -> EncoderOutput:
+        return self.heads(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the heads see (N, hidden) of images (N, 3, size, size)."""
         check_floating(images, "images")
         check_shape(images, "images", ("N", 3, self.size, self.size))
-        features = self.trunk(self.convolutions(images).flatten(1))
+        features: Tensor = self.trunk(self.convolutions(images).flatten(1))
+        return features
+
+    def heads(self, features: Tensor) -> EncoderOutput:
+        """Labels and code of what ``features`` gave."""
         if self.mean is None or self.log_variance is None:
             return EncoderOutput(self.labels(features))
         return EncoderOutput(self.labels(features), self.mean(features), self.log_variance(features))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ferkit.blocks import EncoderOutput
+from ferkit.blocks import VGGEncoder
 from ferkit.recipes._game import frozen
 
 __all__ = ["DecoderTies", "put_back", "read_back"]
@@ -30,20 +30,23 @@ class DecoderTies(NamedTuple):
 
 
 def put_back(
-    decoder: nn.Module, output: EncoderOutput, code: Tensor, labels: Tensor, images: Tensor, rows: Tensor
+    decoder: nn.Module, encoder: VGGEncoder, features: Tensor, noise: Tensor, labels: Tensor, images: Tensor
 ) -> dict[str, Tensor]:
     """How far the decoder's image of each code and labels is from the image they are of, and the code from noise.
 
     Args:
-        output: the encoder's, of which ``code`` (N, D) was drawn.
-        labels: (N, L), row i those of image ``rows[i]``.
+        features: (N, F) the encoder's of ``images``; no gradient goes into them, for what puts an image back is not
+            what tells its labels.
+        noise: (N, D) of the code.
+        labels: (N, L).
         images: (N, 3, H, W) in [-1, 1].
     """
-    again = decoder(torch.cat([code[rows], labels], 1))
+    output = encoder.heads(features.detach())
     mean, log_variance = output.mean, output.log_variance
     assert mean is not None and log_variance is not None
+    again = decoder(torch.cat([encoder.sample(output, noise), labels], 1))
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-    return {"reconstruction": (again - images[rows]).square().mean(), "code_divergence": divergence}
+    return {"reconstruction": (again - images).square().mean(), "code_divergence": divergence}
 
 
 def read_back(encoder: nn.Module, images: Tensor) -> Tensor:

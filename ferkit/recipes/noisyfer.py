@@ -61,7 +61,8 @@ class NoisyFER(LabelSetRecipe):
         game_every: the game is played on every so manieth batch of an epoch, from the first; the others give the
             encoder's supervised step alone. ``lam`` is not scaled up for it. Published 1.
         reconstruction: weight of the mean squared error between an image and what the decoder makes of the image's own
-            code and labels; published 0, as all three of these. They hold from the first epoch on, and need a decoder.
+            code and labels; published 0, as all three of these. They hold from the first epoch on, need a decoder, and
+            leave the encoder's features alone: the decoder and the head of the code learn from them.
         code_divergence: beside it, the weight of the Kullback-Leibler divergence of the code from the decoder's noise
             (nats, summed over the code). The smaller it is the more of an image its code tells, the larger the more
             is left to the labels.
@@ -257,13 +258,14 @@ class NoisyFER(LabelSetRecipe):
             ``"generator"`` (the game's part), and the decoder's own terms, none of them times its weight.
         """
         with seeded(draws):
-            output: EncoderOutput = self.encoder(images)
+            features = self.encoder.features(images)
+            output = self.encoder.heads(features)
         losses = self.supervised_loss(output.labels, sources, values)
         total = losses["loss"]
         if playing or self.ties.hold:
             real, fake, rows = self._tuples(images, output, sources, values, draws)
         if self.ties.hold:
-            terms = self._tie(images, output, real, fake, rows, crops)
+            terms = self._tie(images[rows], features[rows], fake, draws, crops)
             losses |= terms
             total = total + self.ties.weighted(terms)
         if playing:
@@ -298,20 +300,20 @@ class NoisyFER(LabelSetRecipe):
     def _tie(
         self,
         images: Tensor,
-        output: EncoderOutput,
-        real: dict[str, Tensor],
+        features: Tensor,
         fake: dict[str, Tensor],
-        rows: Tensor,
+        draws: torch.Generator,
         crops: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """The decoder's own terms of this batch."""
+        """The decoder's own terms; the images and features are those that the labels in ``fake`` belong to."""
         onehot = torch.stack([fake[name] for name in self.stream_names], 1) if self.stream_names else None
         values = fake["values"] if self.value_names else images.new_zeros(len(images), 0)
         terms: dict[str, Tensor] = {}
         if self.ties.reconstruction > 0:
             labels = values if onehot is None else torch.cat([onehot.flatten(1), values], 1)
             assert self.decoder is not None
-            terms |= put_back(self.decoder, output, real["latent"], labels.to(images.dtype), images, rows)
+            noise = torch.randn(len(images), self.latent, dtype=images.dtype, device=images.device, generator=draws)
+            terms |= put_back(self.decoder, self.encoder, features, noise, labels.to(images.dtype), images)
         if self.ties.label_cycle > 0:
             shown = fake["image"]
             if crops is not None:

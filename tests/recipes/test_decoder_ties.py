@@ -54,11 +54,16 @@ def test_terms_and_step_are_those_written_plainly(crops):
     generator = lambda: None if crops is None else torch.Generator().manual_seed(crops)  # noqa: E731
     losses = iterate(made, data, crops=generator())
 
-    noise = torch.randn(2, 5, LATENT, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
+    draws = torch.Generator().manual_seed(SEED)
+    noise = torch.randn(2, 5, LATENT, dtype=torch.float64, generator=draws)
+    torch.rand(2, 5, generator=draws)  # which row's labels take the place of one with a gap
+    own_noise = torch.randn(5, LATENT, dtype=torch.float64, generator=draws)
     pair = optimizers(plain)
     labels = torch.cat([F.one_hot(sources, CLASSES).flatten(1), values], 1).double()
-    out, mean, log_variance = plain.encoder(images)
-    code = mean + (log_variance / 2).exp() * noise[0]
+    features = plain.encoder.trunk(plain.encoder.convolutions(images).flatten(1))
+    out, held_features = plain.encoder.labels(features), features.detach()
+    mean, log_variance = plain.encoder.mean(held_features), plain.encoder.log_variance(held_features)
+    code = mean + (log_variance / 2).exp() * own_noise
     drawn = plain.decoder(torch.cat([noise[1], labels], 1))
     again = plain.decoder(torch.cat([code, labels], 1))
     normal = torch.distributions.Normal
@@ -84,18 +89,23 @@ def test_terms_and_step_are_those_written_plainly(crops):
             torch.testing.assert_close(value, plain.state_dict()[name], rtol=0, atol=1e-9, msg=name)
 
 
-def test_label_cycle_moves_the_decoder_and_never_the_encoder():
+@pytest.mark.parametrize("ties", [{"label_cycle": 2.0}, {"reconstruction": 2.0}])
+def test_terms_move_the_decoder_and_never_what_tells_the_labels(ties):
     data = batch()
-    without, with_it = recipe(), recipe(label_cycle=2.0, dropout=0.5)
+    without, with_it = recipe(), recipe(dropout=0.5, **ties)
     with_it.encoder.load_state_dict(without.encoder.state_dict())
     with_it.encoder.trunk[2].p = with_it.encoder.trunk[5].p = 0.0
-    before = copy.deepcopy(with_it.decoder.state_dict())
+    before = copy.deepcopy(with_it.state_dict())
     for made in (without, with_it):
         iterate(made, data)
     for name, value in with_it.encoder.state_dict().items():
-        assert torch.equal(value, without.encoder.state_dict()[name]), name
+        if not name.startswith(("mean", "log_variance")):
+            assert torch.equal(value, without.encoder.state_dict()[name]), name
     assert with_it.encoder.training and all(weight.requires_grad for weight in with_it.encoder.parameters())
-    assert any(not torch.equal(value, before[name]) for name, value in with_it.decoder.state_dict().items())
+    now = with_it.state_dict()
+    assert any(not torch.equal(now[name], before[name]) for name in now if name.startswith("decoder."))
+    code = [name for name in now if name.startswith(("encoder.mean", "encoder.log_variance"))]
+    assert all(torch.equal(now[name], before[name]) == ("label_cycle" in ties) for name in code)
 
 
 def test_terms_come_beside_the_game():
@@ -116,7 +126,8 @@ def test_an_image_is_put_back_from_its_own_labels():
     labels, again = seen[-1]
     rows = [int(((values.double() - row).abs().sum(1) < 1e-9).nonzero()) for row in labels[:, -2:]]
     assert set(rows) <= {2, 3, 4} and rows[2:] == [2, 3, 4]
-    assert float(losses["reconstruction"]) == pytest.approx(float(F.mse_loss(again, images[rows])), abs=1e-9)
+    expected = F.mse_loss(again.detach(), images[rows])
+    assert float(losses["reconstruction"]) == pytest.approx(float(expected), abs=1e-9)
 
 
 @pytest.mark.parametrize("options", [{"values": ()}, {"sources": ()}, {"sources": ("a",)}])

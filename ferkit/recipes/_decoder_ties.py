@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from ferkit.blocks import VGGEncoder
 from ferkit.recipes._game import frozen
 
-__all__ = ["DecoderTies", "put_back", "read_back"]
+__all__ = ["DecoderTies", "decoded_labels", "reconstruction_terms"]
 
 
 class DecoderTies(NamedTuple):
@@ -21,15 +23,16 @@ class DecoderTies(NamedTuple):
     label_cycle: float = 0.0
 
     @property
-    def hold(self) -> bool:
+    def any(self) -> bool:
         return self.reconstruction > 0 or self.label_cycle > 0
 
     def weighted(self, terms: dict[str, Tensor]) -> Tensor:
-        """The sum of the terms, each times its weight."""
-        return torch.stack([getattr(self, name) * value for name, value in terms.items()]).sum()
+        """The sum of the terms, each times its weight; one without a weight takes no part, finite or not."""
+        weighed = {name: getattr(self, name) for name in terms}
+        return torch.stack([weight * terms[name] for name, weight in weighed.items() if weight > 0]).sum()
 
 
-def put_back(
+def reconstruction_terms(
     decoder: nn.Module, encoder: VGGEncoder, features: Tensor, noise: Tensor, labels: Tensor, images: Tensor
 ) -> dict[str, Tensor]:
     """How far the decoder's image of each code and labels is from the image they are of, and the code from noise.
@@ -44,16 +47,45 @@ def put_back(
     output = encoder.heads(features.detach())
     mean, log_variance = output.mean, output.log_variance
     assert mean is not None and log_variance is not None
-    again = decoder(torch.cat([encoder.sample(output, noise), labels], 1))
-    divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
-    return {"reconstruction": (again - images).square().mean(), "code_divergence": divergence}
+    with statistics_kept(decoder):
+        reconstructed = decoder(torch.cat([encoder.sample(output, noise), labels], 1))
+    if mean.dtype in (torch.float16, torch.bfloat16):  # small differences of numbers near 1
+        mean, log_variance = mean.float(), log_variance.float()
+    divergence = (mean.square() + torch.expm1(log_variance) - log_variance).sum(1).mean() / 2
+    return {"reconstruction": (reconstructed - images).square().mean(), "code_divergence": divergence}
 
 
-def read_back(encoder: nn.Module, images: Tensor) -> Tensor:
+def decoded_labels(encoder: nn.Module, images: Tensor) -> Tensor:
     """The labels (N, L) that the encoder reads off the decoder's images; the gradient is the images' alone."""
-    training = encoder.training
-    encoder.eval()  # the decoder is to please the encoder that predicts, without dropout
-    with frozen(encoder):
+    with (
+        frozen(encoder),
+        evaluating(encoder),
+    ):  # it is the encoder that predicts, without dropout, that is to be pleased
         labels: Tensor = encoder(images).labels
-    encoder.train(training)
     return labels
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module and all in it in ``eval()``, each as it was afterwards."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch normalisation by the batch, whose running statistics stay those of other batches: of noise, here."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum

@@ -60,8 +60,10 @@ def check_game(options: Mapping[str, Any]) -> None:
     check_number(options["beta1"], "beta1", 0, 0.999)
     for name in ("reconstruction", "code_divergence", "label_cycle"):
         check_number(options[name], name, 0)
-        if options[name] > 0 and not options["decoder"] and name != "code_divergence":
+        if options[name] > 0 and not options["decoder"]:
             raise ValueError(f"{name}: expected 0 without the decoder, got {options[name]!r}")
+    if options["code_divergence"] > 0 and not options["reconstruction"]:
+        raise ValueError(f"code_divergence: expected 0 without reconstruction, got {options['code_divergence']!r}")
     if options["discriminator_steps"] is not None:
         check_number(options["discriminator_steps"], "discriminator_steps", 1, integer=True)
     if options["hold"] is not None:

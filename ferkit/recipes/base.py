@@ -128,8 +128,10 @@ class Recipe(lightning.LightningModule):
         if self.schedule == "constant":
             return {"optimizer": optimizer}
         if self.schedule == "linear":
-            batches = self.trainer.estimated_stepping_batches
-            line = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, 2 * max(1 - done / batches, 0)))
+            steps = self.trainer.estimated_stepping_batches
+            if math.isinf(steps):
+                raise ValueError("max_epochs: expected a number of epochs or of steps (for a schedule), got neither")
+            line = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, 2 * max(1 - done / steps, 0)))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": line, "interval": "step"}}
         if self.schedule == "one-cycle":
             steps = max(int(self.trainer.estimated_stepping_batches), 6)  # fewer leave a phase without a step

@@ -14,7 +14,7 @@ from ferkit.blocks._spectral import make_orthogonal
 from ferkit.blocks._width import check_power_of_two
 from ferkit.checks import check_number
 from ferkit.data.augment import random_crop_flip
-from ferkit.recipes._decoder_ties import DecoderTies, put_back, read_back
+from ferkit.recipes._decoder_ties import DecoderTies, decoded_labels, reconstruction_terms
 from ferkit.recipes._game import Backward, GameState, TrainingDiverged, frozen, seeded, step, step_schedules
 from ferkit.recipes._label_rows import follow_class_means, label_rows
 from ferkit.recipes._noisyfer_options import ORDERS, PRESETS, check_game, resolved
@@ -35,7 +35,8 @@ class NoisyFER(LabelSetRecipe):
     discriminator scores both tuples (image, code, labels), by hinge losses. Encoder and decoder minimise
     :math:`f + \lambda\, (\overline{S(x, G_Y(x))} - \overline{S(G_X(\tilde y), \tilde y)})` (eq. 8-10), the mean over
     samples and scores. As released, the encoder's categorical labels reach the discriminator as logits, the given ones
-    as one-hot rows, continuous ones clipped to [-1, 1]; nothing but the game shapes the code (no KL term).
+    as one-hot rows, continuous ones clipped to [-1, 1]; nothing but the game shapes the code (no KL term) unless
+    ``reconstruction`` is given.
 
     The decoder takes rows that have all their labels: one with a gap gives way to a random complete one of the batch;
     without any, gaps are filled with what the encoder predicts.
@@ -58,16 +59,17 @@ class NoisyFER(LabelSetRecipe):
             its image stream says something from the first step.
         decoder_rate: the decoder's learning rate as a multiple of ``learning_rate``; published 1.
         beta1: of both Adams; published 0.9.
-        game_every: the game is played on every so manieth batch of an epoch, from the first; the others give the
-            encoder's supervised step alone. ``lam`` is not scaled up for it. Published 1.
+        game_every: the game is played on every so manieth batch of an epoch, from the first; the others have no
+            discriminator. ``lam`` is not scaled up for it. Published 1.
         reconstruction: weight of the mean squared error between an image and what the decoder makes of the image's own
-            code and labels; published 0, as all three of these. They hold from the first epoch on, need a decoder, and
-            leave the encoder's features alone: the decoder and the head of the code learn from them.
-        code_divergence: beside it, the weight of the Kullback-Leibler divergence of the code from the decoder's noise
-            (nats, summed over the code). The smaller it is the more of an image its code tells, the larger the more
-            is left to the labels.
+            code and labels; published 0. From the first epoch on; the decoder and the head of the code learn from it,
+            the encoder's features do not.
+        code_divergence: with ``reconstruction``, the weight of the Kullback-Leibler divergence of the code from the
+            decoder's noise (nats, summed over the code); published 0. The smaller it is the more of an image its code
+            tells, the larger the more is left to the labels.
         label_cycle: weight of f of what the encoder, its weights held, reads off the decoder's images, shifted and
-            mirrored as training images are, against the labels they were made of (Odena et al., ICML 2017).
+            mirrored as training images are, against the labels they were made of; published 0. From the first epoch
+            on; the decoder alone learns from it, as the generator of Odena et al. (ICML 2017).
         lam: weight of the game.
         hold: None for a fixed lam; else lam, from that value on, is moved to hold the discriminator's loss at this
             level (the supplement found 0.45 healthy).
@@ -106,7 +108,7 @@ class NoisyFER(LabelSetRecipe):
         beta1: float = 0.9,
         game_every: int = 1,
         reconstruction: float = 0.0,
-        code_divergence: float = 0.01,
+        code_divergence: float = 0.0,
         label_cycle: float = 0.0,
         lam: float | None = None,
         hold: float | None = None,
@@ -262,9 +264,9 @@ class NoisyFER(LabelSetRecipe):
             output = self.encoder.heads(features)
         losses = self.supervised_loss(output.labels, sources, values)
         total = losses["loss"]
-        if playing or self.ties.hold:
+        if playing or self.ties.any:
             real, fake, rows = self._tuples(images, output, sources, values, draws)
-        if self.ties.hold:
+        if self.ties.any:  # the running statistics of the decoder are those of its images of noise, game or none
             terms = self._tie(images[rows], features[rows], fake, draws, crops)
             losses |= terms
             total = total + self.ties.weighted(terms)
@@ -306,21 +308,19 @@ class NoisyFER(LabelSetRecipe):
         crops: torch.Generator | None,
     ) -> dict[str, Tensor]:
         """The decoder's own terms; the images and features are those that the labels in ``fake`` belong to."""
-        onehot = torch.stack([fake[name] for name in self.stream_names], 1) if self.stream_names else None
-        values = fake["values"] if self.value_names else images.new_zeros(len(images), 0)
+        labels = torch.cat([fake[name] for name in fake if name not in ("image", "latent")], 1).to(images.dtype)
         terms: dict[str, Tensor] = {}
         if self.ties.reconstruction > 0:
-            labels = values if onehot is None else torch.cat([onehot.flatten(1), values], 1)
             assert self.decoder is not None
             noise = torch.randn(len(images), self.latent, dtype=images.dtype, device=images.device, generator=draws)
-            terms |= put_back(self.decoder, self.encoder, features, noise, labels.to(images.dtype), images)
+            terms |= reconstruction_terms(self.decoder, self.encoder, features, noise, labels, images)
         if self.ties.label_cycle > 0:
-            shown = fake["image"]
+            decoded = fake["image"]
             if crops is not None:
-                shown = random_crop_flip(shown, crops, self.padding, self.flip)
-            said = read_back(self.encoder, shown.contiguous(memory_format=torch.channels_last))
-            sources = values.new_zeros(len(images), 0).long() if onehot is None else onehot.argmax(2)
-            terms["label_cycle"] = self.supervised_loss(said, sources, values)["loss"]
+                decoded = random_crop_flip(decoded, crops, self.padding, self.flip)
+            read = decoded_labels(self.encoder, decoded.contiguous(memory_format=torch.channels_last))
+            onehot, values = self.split(labels)
+            terms["label_cycle"] = self.supervised_loss(read, onehot.argmax(2), values)["loss"]
         return terms
 
     def _streams(self, categorical: Tensor, continuous: Tensor) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,10 @@ class Run:
         if data == place or data in place.parents:
             raise ValueError(f"out: expected a folder outside of the data in {root!r}, got {str(self.folder)!r}")
 
-    def claim(self, config: dict[str, Any], resume: bool) -> Path | None:
+    def claim(self, config: dict[str, Any], resume: bool, defaults: Mapping[str, Any] | None = None) -> Path | None:
         """Take the folder for a new run, or return the checkpoint to continue from.
+
+        A setting that a run begun by an earlier version does not know was as ``defaults`` has it.
 
         Raises:
             ValueError: if it holds a run and ``resume`` is off, or a run of another configuration.
@@ -134,6 +137,7 @@ class Run:
         config = yaml.safe_load(yaml.safe_dump(config, sort_keys=False))  # as it will be read back
         if self.config.exists():
             before = self.read_config()
+            before = {**(defaults or {}), **before}
             changed = [key for key in config if key != "out" and before.get(key) != config[key]]
             if "root" in changed and same_place(before.get("root"), config["root"]):
                 changed.remove("root")

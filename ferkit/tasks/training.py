@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -148,7 +149,7 @@ def train(
     sheets = [DecoderSheet(run.figures / "decoder.png", tuple(training.classes))] if has_decoder(recipe) else []
     trainer, table = make_trainer(run, fit, *sheets, *callbacks)
     with alone_in(run.folder):
-        checkpoint = run.claim(config, fit.resume)
+        checkpoint = run.claim(config, fit.resume, defaults_of(type(recipe)))
         if neighbors is not None:
             neighbors.keep(run, training)
         if checkpoint is not None:
@@ -174,6 +175,16 @@ def begin_after(epoch: int, loader: DataLoader[Any]) -> None:
     sampler: Any = loader.batch_sampler
     if hasattr(sampler, "set_epoch"):
         sampler.set_epoch(epoch + 1)
+
+
+def defaults_of(kind: type) -> dict[str, Any]:
+    """What the arguments of a class and its bases are where they are not given."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if "__init__" in vars(base):
+            arguments = inspect.signature(vars(base)["__init__"]).parameters.values()
+            found |= {each.name: each.default for each in arguments if each.default is not inspect.Parameter.empty}
+    return found
 
 
 def check_finite(recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from ferkit.blocks import ImageStream
-from ferkit.recipes import VGG, NoisyFER, TrainingDiverged
+from ferkit.recipes import VGG, NoisyFER, TrainingDiverged, noisyfer
 from ferkit.recipes._game import HIGHEST, LOST, LOWEST, STREAK, WON, GameState
 
 CLASSES, NAN = 3, float("nan")
@@ -67,14 +67,18 @@ def equal(first, second, path="checkpoint"):
         assert first == second, path
 
 
+TIES = {"reconstruction": 2.0, "code_divergence": 0.01, "label_cycle": 0.1}
+
+
 @pytest.mark.filterwarnings("error:.*lr_scheduler")
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("ties", [{}, TIES])
+def test_a_resumed_run_is_the_uninterrupted_one(ties, tmp_path):
     whole = trainer(tmp_path / "whole")
-    whole.fit(recipe(), *loaders())
+    whole.fit(recipe(**ties), *loaders())
     middle = torch.load(tmp_path / "whole" / "epoch=1.ckpt", weights_only=True)
     torch.manual_seed(99)  # the global generator has no part in it
     rest = trainer(tmp_path / "rest")
-    rest.fit(recipe(), *loaders(), ckpt_path=tmp_path / "whole" / "epoch=1.ckpt", weights_only=True)
+    rest.fit(recipe(**ties), *loaders(), ckpt_path=tmp_path / "whole" / "epoch=1.ckpt", weights_only=True)
     first, second = (torch.load(tmp_path / run / "epoch=3.ckpt", weights_only=True) for run in ("whole", "rest"))
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         equal(first[part], second[part])
@@ -100,17 +104,28 @@ def test_a_resumed_baseline_is_the_uninterrupted_one(tmp_path):
     equal(first["state_dict"], second["state_dict"])
 
 
-@pytest.mark.parametrize(("precision", "hold"), [("32-true", None), ("bf16-mixed", 0.45)])
-def test_trains_and_logs(precision, hold):
-    made, fit = recipe(hold=hold), trainer(epochs=3, precision=precision)
+@pytest.mark.parametrize(
+    ("precision", "hold", "ties"), [("32-true", None, {}), ("bf16-mixed", 0.45, {}), ("bf16-mixed", 0.45, TIES)]
+)
+def test_trains_and_logs(precision, hold, ties):
+    made, fit = recipe(hold=hold, **ties), trainer(epochs=3, precision=precision)
     fit.fit(made, *loaders())
     metrics = fit.callback_metrics
     wanted = {"train_loss", "train_discriminator", "train_generator", "lam", "val_accuracy", "val_loss"}
+    wanted |= {f"train_{name}" for name in ties}
     wanted |= {"val_ccc_valence", "val_mse_valence", "val_ccc_arousal", "val_mse_arousal"}
     assert wanted <= set(metrics) and all(math.isfinite(float(metrics[name])) for name in wanted)
     assert all(parameter.dtype == torch.float32 for parameter in made.parameters())
     assert (float(metrics["lam"]) == pytest.approx(0.3)) == (hold is None)
     assert fit.global_step == 3 * 1 + 2 * 3 * 3  # one epoch without the game, then three steps an iteration
+
+
+def test_the_encoder_reads_images_that_are_shifted_and_mirrored(monkeypatch):
+    shifted, crop = [], noisyfer.random_crop_flip
+    monkeypatch.setattr(noisyfer, "random_crop_flip", lambda *given: shifted.append(given) or crop(*given))
+    trainer(epochs=2).fit(recipe(label_cycle=1.0, padding=3, flip=0.25), *loaders())
+    assert len(shifted) == 2 * 3 and all(given[2:] == (3, 0.25) for given in shifted)
+    assert len({given[1].initial_seed() for given in shifted}) == 6
 
 
 def test_every_parameter_has_an_optimiser():

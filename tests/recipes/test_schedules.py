@@ -63,3 +63,12 @@ def test_a_resumed_run_goes_on_along_the_line(method, tmp_path):
     rates, checkpoint = Rates(), tmp_path / "whole" / "epoch=2.ckpt"
     trainer(tmp_path / "rest", rates).fit(recipe(method), loader(), ckpt_path=checkpoint, weights_only=True)
     assert [seen[0] for seen in rates.seen] == pytest.approx(LINE[3 * BATCHES :])
+    if method is NoisyFER:
+        assert [seen[1] for seen in rates.seen] == pytest.approx([2 * rate for rate in LINE[3 * BATCHES :]])
+
+
+def test_a_run_without_an_end_has_no_line():
+    fit = trainer(None)
+    fit.fit_loop.max_epochs = -1
+    with pytest.raises(ValueError, match="max_epochs: expected a number of epochs or of steps"):
+        fit.fit(recipe(VGG), loader())

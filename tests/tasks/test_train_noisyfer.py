@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,21 @@ def test_killed_and_resumed_is_the_same_run(runs, tmp_path):
     for file in ("metrics.csv", "metrics.json", "labels.csv", "config.yaml"):
         assert (cut / file).read_text() == (whole / file).read_text()
     assert (cut / "figures" / "decoder.png").read_bytes() == (whole / "figures" / "decoder.png").read_bytes()
+
+
+def test_a_run_of_a_version_with_fewer_options_goes_on(runs, tmp_path, capsys):
+    older = tmp_path / "older"
+    shutil.copytree(runs("noisyfer"), older)
+    (older / "metrics.json").unlink()
+    settings = yaml.safe_load((older / "config.yaml").read_text())
+    for name in ("reconstruction", "code_divergence", "label_cycle"):
+        assert settings.pop(name) == 0.0
+    (older / "config.yaml").write_text(yaml.safe_dump(settings))
+    words = f"train noisyfer {SMALL} {GAME['noisyfer']} --resume true"
+    assert ferkit(words, "--label-cycle 0.5 --out", older) != 0
+    assert "label_cycle (was 0.0, now 0.5)" in capsys.readouterr().err
+    assert ferkit(words, "--out", older) == 0
+    assert (older / "metrics.json").exists()
 
 
 @pytest.mark.parametrize("method", ["noisyfer", "vgg"])

@@ -96,7 +96,7 @@ class VGGEncoder(nn.Module):
         return self.heads(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """What the heads see (N, hidden) of images (N, 3, size, size)."""
+        """What the heads see (N, F) of images (N, 3, size, size)."""
         check_floating(images, "images")
         check_shape(images, "images", ("N", 3, self.size, self.size))
         features: Tensor = self.trunk(self.convolutions(images).flatten(1))

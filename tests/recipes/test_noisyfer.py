@@ -139,18 +139,22 @@ def test_iteration_is_the_one_written_plainly(order, steps, ablation):
     same(made, plain, 1e-9)
 
 
-def test_bfloat16_sees_the_weights_of_the_last_step():
+@pytest.mark.parametrize("stale", [False, True])
+def test_bfloat16_sees_the_weights_of_the_last_step(stale, monkeypatch):
+    """Two kernels for one layer round differently in half precision: by less than weights of a step before make."""
     made = recipe()
     plain = copy.deepcopy(made)
     images, sources, values = batch(dtype=torch.float32)
     cast = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
     ours, theirs = optimizers(made), optimizers(plain)  # steps that half precision sees
-    with cast():  # one region for the whole iteration, as the trainer has it
+    with cast(), monkeypatch.context() as patched:  # one region for the whole iteration, as the trainer has it
+        if stale:
+            patched.setattr(torch, "clear_autocast_cache", lambda: None)
         draws = torch.Generator().manual_seed(SEED)
         losses = made.iterate(images, sources, values, draws, ours, torch.Tensor.backward)
     expected = plain_iteration(plain, images, sources, values, theirs, "released", 2, lam=LAM, cast=cast)
-    for name, value in expected.items():
-        assert float(losses[name]) == pytest.approx(value, rel=1e-3), name
+    apart = {name: abs(float(losses[name]) - value) for name, value in expected.items()}
+    assert (max(apart.values()) > 6e-4) == stale, apart
 
 
 @pytest.mark.parametrize(

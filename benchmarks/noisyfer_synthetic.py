@@ -9,8 +9,8 @@ weights and batches, and its faces are another set (``--subset-seed s``). A run 
 a table can be filled bit by bit, and other options need another folder. What is given after ``--`` goes to every run,
 what is in ``--game`` to those with one, what is in ``--ties`` to those with a decoder.
 
-Where ``vgg`` is among the rows, ``read`` is the share of a decoder's images, 50 a class, that the ``vgg`` of the
-seeds reads as the class asked for: networks that took no part in the game.
+``read`` is the share of a decoder's images, 50 a class, that the ``vgg`` runs in the folder take, on average, for the
+class asked for: networks that took no part in the game.
 """
 
 from __future__ import annotations
@@ -111,12 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("common", nargs="*", help="options of every run, after --; later ones win")
     options = parser.parse_args(arguments)
     table = ["| run | seeds | accuracy | CCC | read |", "|---|---|---:|---:|---:|"]
-    readers = [options.out / f"vgg-seed{seed}" for seed in options.seeds] if "vgg" in options.rows else []
     for row in sorted(options.rows, key="vgg".__ne__):  # the readers first
         found = [
             figures(row, seed, options.out, options.game, options.ties, " ".join(options.common))
             for seed in options.seeds
         ]
+        readers = sorted(file.parent for file in options.out.glob("vgg-seed*/metrics.json"))
         if readers and row != "vgg":
             for seed, made in zip(options.seeds, found):
                 share = read(options.out / f"{row}-seed{seed}", readers)

@@ -49,8 +49,9 @@ class NoisyFER(LabelSetRecipe):
         num_classes: C.
         preset: ``"scratch"`` or ``"published"``: what the arguments left at None mean.
         order: of the updates in an iteration, all on one batch, one forward pass of the generators (their tuples) and,
-            for the discriminator, the same tuples detached. ``"released"``: two discriminator steps, then the generators';
-            ``"supplement"``: the generators' step, then two of the discriminator; ``"algorithm1"``: then one.
+            for the discriminator, the same tuples detached. ``"released"``: two discriminator steps, then the
+            generators'; ``"supplement"``: the generators' step, then two of the discriminator; ``"algorithm1"``: then
+            one.
         discriminator_steps: in an iteration; None: as ``order`` says.
         discriminator_labels: what the discriminator sees of the encoder's categorical labels: ``"logits"``, as
             released, or ``"probabilities"``, their softmax (the paper does not say).

@@ -57,10 +57,7 @@ def reconstruction_terms(
 
 def decoded_labels(encoder: nn.Module, images: Tensor) -> Tensor:
     """The labels (N, L) that the encoder reads off the decoder's images; the gradient is the images' alone."""
-    with (
-        frozen(encoder),
-        evaluating(encoder),
-    ):  # it is the encoder that predicts, without dropout, that is to be pleased
+    with frozen(encoder), evaluating(encoder):  # without dropout, as it predicts
         labels: Tensor = encoder(images).labels
     return labels
 

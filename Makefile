@@ -1,6 +1,9 @@
 # make demo | test | test-minimal | lint | types | bench: each makes what it needs, from Python 3.10 or newer alone.
 PYTHON ?= python3
 VENV ?= .venv
+# Which torch and numpy to test with, such as TORCH='torch==2.11.*' NUMPY='numpy<2.4'.
+TORCH ?= torch
+NUMPY ?= numpy
 MINIMAL_VENV ?= .venv-minimal
 BIN = $(VENV)/bin
 SOURCES = setup.py pyproject.toml $(shell find csrc -type f)
@@ -17,7 +20,7 @@ all: $(VENV)/.ready
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" ninja
-	$(BIN)/python -m pip install --quiet --no-compile torch torchvision numpy
+	$(BIN)/python -m pip install --quiet --no-compile "$(TORCH)" torchvision "$(NUMPY)"
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.torch $(SOURCES)

@@ -56,7 +56,7 @@ def check_shape(value: Tensor, name: str, shape: Sequence[int | str]) -> None:
     have = value.shape
     if len(have) == len(shape):
         for wanted, size in zip(shape, have):
-            if wanted.__class__ is not str and wanted != size:
+            if type(wanted) is not str and wanted != size:  # torch 2.11 compiles str.__class__ wrongly
                 break
         else:
             return

@@ -145,7 +145,7 @@ def test_compiles_once_for_every_batch(tools, name):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(problem.call, fullgraph=True, dynamic=True, backend=counter)
-    for rows in (7, 72, 300, 2, 1000):
+    for rows in (11, 72, 300, 2, 1000):  # the first one is no other size of any problem, which would be taken for it
         arguments = tools.arguments(name, rows, torch.float32)
         leaves = list(arguments[: problem.leaves])
         got, want = compiled(*arguments), problem.call(*arguments)

@@ -145,7 +145,7 @@ def test_compiles_once_for_every_batch(tools, name):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(problem.call, fullgraph=True, dynamic=True, backend=counter)
-    for rows in (11, 72, 300, 2, 1000):  # the first one is no other size of any problem, which would be taken for it
+    for rows in (11, 72, 300, 2, 1000):  # torch.compile takes equal sizes for one: 11 is no other size of a problem
         arguments = tools.arguments(name, rows, torch.float32)
         leaves = list(arguments[: problem.leaves])
         got, want = compiled(*arguments), problem.call(*arguments)

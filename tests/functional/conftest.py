@@ -62,6 +62,14 @@ def _around_centers(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return around
 
 
+def _through(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def through(logits: Tensor, labels: Tensor, **options: object) -> Tensor:
+        confusions = torch.arange(1.0, CLASSES**2 + 1, device=logits.device).view(CLASSES, CLASSES).sin().abs() + 0.1
+        return function(logits, confusions / confusions.sum(1, keepdim=True), labels, **options)
+
+    return through
+
+
 def _cases() -> list[Case]:
     logits = ((CLASSES,), 0)
     features = {"target": ((5,), 0), "auxiliary": ((CLASSES, 3), 1)}
@@ -101,6 +109,12 @@ def _cases() -> list[Case]:
     scores = {"encoder_scores": logits, "decoder_scores": logits}
     cases.append(Case("hinge", ff.hinge_discriminator_loss, scores, {}, labelled=False))
     cases.append(Case("hinge-sum", ff.hinge_discriminator_loss, scores, {"form": "sum"}, labelled=False))
+    for form in ("paper", "released"):
+        cases.append(Case(f"symmetric-{form}", ff.symmetric_cross_entropy, {"logits": logits}, {"form": form}))
+    cases.append(Case("transition", _through(ff.transition_cross_entropy), {"logits": logits}, {}))
+    both = {"logits": logits, "peer_logits": logits}
+    cases.append(Case("co-teaching-all", ff.co_teaching_loss, both, {"forget_rate": 0.0}))
+    cases.append(Case("co-teaching", ff.co_teaching_loss, both, {"forget_rate": 0.3}))
     return cases
 
 

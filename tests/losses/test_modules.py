@@ -8,9 +8,14 @@ import torch
 import ferkit.functional as ff
 from ferkit.losses import (
     AuxiliaryCrossEntropy,
+    CoTeachingLoss,
     LatentDistributionLoss,
     MSPLoss,
+    RankRegularization,
     SimilarityPreservingLoss,
+    SymmetricCrossEntropy,
+    TraceRegularization,
+    TransitionCrossEntropy,
     WeightedLogitCrossEntropy,
 )
 
@@ -35,6 +40,15 @@ W = torch.tensor([1.0, 2.0, 0.5])
             LatentDistributionLoss("released"),
             "LatentDistributionLoss(divisor='released', class_weight=None, reduction='mean')",
         ),
+        (
+            SymmetricCrossEntropy(6.0, 0.1, "released", log_zero=-2.0),
+            "SymmetricCrossEntropy(alpha=6.0, beta=0.1, form='released', log_zero=-2.0, class_weight=None, "
+            "reduction='mean')",
+        ),
+        (CoTeachingLoss("released"), "CoTeachingLoss(divisor='released', class_weight=None, reduction='mean')"),
+        (TransitionCrossEntropy(), "TransitionCrossEntropy(class_weight=None, reduction='mean')"),
+        (TraceRegularization("sum"), "TraceRegularization(reduction='sum')"),
+        (RankRegularization(0.5), "RankRegularization(share=0.5, margin=0.15)"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -72,6 +86,20 @@ def test_modules_are_the_functions(reduction):
             LatentDistributionLoss("released", W, reduction)(logits, q, labels, weight),
             ff.latent_distribution_loss(logits, q, labels, "released", class_weight=W, **shared),
         ),
+        (
+            SymmetricCrossEntropy(6.0, 0.1, "released", -2.0, W, reduction)(logits, labels, weight),
+            ff.symmetric_cross_entropy(logits, labels, 6.0, 0.1, "released", -2.0, class_weight=W, **shared),
+        ),
+        (
+            CoTeachingLoss("released", W, reduction)(logits, logits.flip(0), labels, 0.4, weight),
+            ff.co_teaching_loss(logits, logits.flip(0), labels, 0.4, "released", class_weight=W, **shared),
+        ),
+        (
+            TransitionCrossEntropy(W, reduction)(logits, q[:3].abs(), labels, weight),
+            ff.transition_cross_entropy(logits, q[:3].abs(), labels, class_weight=W, **shared),
+        ),
+        (TraceRegularization(reduction)(q[:3]), ff.trace_regularization(q[:3], reduction)),
+        (RankRegularization(0.5, 1.0)(confidence, weight), ff.rank_regularization(confidence, 0.5, 1.0, weight)),
     ]
     for actual, expected in pairs:
         assert torch.equal(actual, expected)
@@ -90,6 +118,11 @@ def test_modules_are_the_functions(reduction):
         (lambda: WeightedLogitCrossEntropy([1.0]), TypeError, "class_weight: expected a torch.Tensor, got list"),
         (lambda: LatentDistributionLoss("C"), ValueError, "divisor: expected one of 'paper', 'released', got 'C'"),
         (lambda: SimilarityPreservingLoss("x"), ValueError, "form: expected one of"),
+        (lambda: SymmetricCrossEntropy(-1.0), ValueError, "alpha: expected a value in [0.0, inf], got -1.0"),
+        (lambda: SymmetricCrossEntropy(log_zero=1.0), ValueError, "log_zero: expected a value in [-inf, 0.0], got 1.0"),
+        (lambda: SymmetricCrossEntropy(form="x"), ValueError, "form: expected one of 'paper', 'released', got 'x'"),
+        (lambda: CoTeachingLoss("x"), ValueError, "divisor: expected one of 'kept', 'released', got 'x'"),
+        (lambda: RankRegularization(1.0), ValueError, "share: expected a value in (0, 1), got 1.0"),
         (
             lambda: MSPLoss(3)(torch.zeros(4, 2), torch.zeros(2, 4, 2), torch.zeros(4, dtype=torch.int64)),
             ValueError,

@@ -9,11 +9,13 @@ _EXPORTS = {
     "AffectDMUE": "ferkit.recipes.ldlva",
     "AffectTargets": "ferkit.recipes.ldlva",
     "BackboneRecipe": "ferkit.recipes.backbone",
+    "CoTeaching": "ferkit.recipes.co_teaching",
     "CrossEntropy": "ferkit.recipes.cross_entropy",
     "DMUE": "ferkit.recipes.dmue",
     "GuidedDMUE": "ferkit.recipes.ldl_alsg",
     "LDLALSG": "ferkit.recipes.ldl_alsg",
     "LDLVA": "ferkit.recipes.ldlva",
+    "LTNet": "ferkit.recipes.ltnet",
     "LabelPrediction": "ferkit.recipes.label_sets",
     "LabelSetRecipe": "ferkit.recipes.label_sets",
     "NeighborBank": "ferkit.recipes.neighbor_bank",
@@ -21,14 +23,16 @@ _EXPORTS = {
     "NeighborRecipe": "ferkit.recipes.neighbors",
     "NoisyFER": "ferkit.recipes.noisyfer",
     "Recipe": "ferkit.recipes.base",
+    "SCE": "ferkit.recipes.sce",
+    "SCN": "ferkit.recipes.scn",
     "TrainingDiverged": "ferkit.recipes.noisyfer",
     "VGG": "ferkit.recipes.vgg",
 }
 
 __all__ = [
-    *("AffectDMUE", "AffectTargets", "BackboneRecipe", "CrossEntropy", "DMUE", "GuidedDMUE", "LDLALSG", "LDLVA"),
-    *("LabelPrediction", "LabelSetRecipe", "NeighborBank", "NeighborGuidance", "NeighborRecipe", "NoisyFER", "Recipe"),
-    *("TrainingDiverged", "VGG"),
+    *("AffectDMUE", "AffectTargets", "BackboneRecipe", "CoTeaching", "CrossEntropy", "DMUE", "GuidedDMUE", "LDLALSG"),
+    *("LDLVA", "LTNet", "LabelPrediction", "LabelSetRecipe", "NeighborBank", "NeighborGuidance", "NeighborRecipe"),
+    *("NoisyFER", "Recipe", "SCE", "SCN", "TrainingDiverged", "VGG"),
 ]
 
 

@@ -61,7 +61,7 @@ class BackboneRecipe(Recipe):
                 "(images and their neighbours) need not hold every class, got 'by-label'"
             )
         super().__init__(num_classes, **options)
-        self.augmentation = augmentation
+        self.augmentation, self.backbone, self.pretrained = augmentation, backbone, pretrained
         self.model: BranchedBackbone
         if mining == "by-label":
             self.model, self.min_per_class = RoutedBackbone(backbone, num_classes), 2

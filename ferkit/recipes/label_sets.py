@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ SMALLEST_SIZE = 32  # five poolings leave one pixel
 class LabelPrediction(NamedTuple):
     """What an encoder says of N images."""
 
-    probabilities: Tensor  # (N, S, C), of each categorical label set
+    probabilities: Tensor  # (N, S', C), of each categorical output: of each label set, or of what is behind them
     values: Tensor  # (N, V), of each continuous one; not clipped
 
 
@@ -96,10 +97,15 @@ class LabelSetRecipe(Recipe):
         check_choice(head, "head", HEADS)
         check_choice(ccc_convention, "ccc_convention", CONVENTIONS)
         self.size, self.gamma, self.head, self.ccc_convention = size, float(gamma), head, ccc_convention
-        outputs = len(self.source_names) * num_classes + len(self.value_names)
+        outputs = self.heads * num_classes + len(self.value_names)
         self.encoder = VGGEncoder(size, outputs, latent, hidden, width, dropout)
         self.encoder.to(memory_format=torch.channels_last)
         self._seen: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def heads(self) -> int:
+        """Categorical outputs, S': one a label set, where a recipe says nothing else."""
+        return len(self.source_names)
 
     def forward(self, images: Tensor) -> Tensor:
         """Log-probabilities (N, C) of uint8 images (N, 3, H, W), by ``head``.
@@ -112,7 +118,7 @@ class LabelSetRecipe(Recipe):
         logits, _ = self.split(self._look(images).labels.float())
         if self.head == "first":
             return logits[:, 0].log_softmax(1)
-        return logits.log_softmax(2).logsumexp(1) - torch.tensor(float(len(self.source_names))).log().item()
+        return logits.log_softmax(2).logsumexp(1) - math.log(self.heads)
 
     def annotate(self, images: Tensor) -> LabelPrediction:
         """Labels of uint8 images (N, 3, H, W), without the code's noise; in ``eval()`` without dropout too."""
@@ -124,9 +130,9 @@ class LabelSetRecipe(Recipe):
         return output
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's outputs (N, S C + V) as logits (N, S, C) and values (N, V)."""
-        categorical = len(self.source_names) * self.num_classes
-        logits = labels[:, :categorical].reshape(len(labels), len(self.source_names), self.num_classes)
+        """The encoder's outputs (N, S' C + V) as logits (N, S', C) and values (N, V)."""
+        categorical = self.heads * self.num_classes
+        logits = labels[:, :categorical].reshape(len(labels), self.heads, self.num_classes)
         return logits, labels[:, categorical:]
 
     def label_sets(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -149,13 +155,12 @@ class LabelSetRecipe(Recipe):
         return sources, values
 
     def supervised_loss(self, labels: Tensor, sources: Tensor, values: Tensor) -> dict[str, Tensor]:
-        """f of the encoder's outputs (N, S C + V) under ``"loss"``, with its two parts where there are both."""
+        """f of the encoder's outputs (N, S' C + V) under ``"loss"``, with its two parts where there are both."""
         logits, predicted = self.split(labels)
         parts = {}
         if self.source_names:
             check_label_range(sources, self.num_classes, "sources")
-            each = F.cross_entropy(logits.transpose(1, 2), sources, ignore_index=-1, reduction="none")
-            parts["cross_entropy"] = (each.sum(0) / (sources >= 0).sum(0).clamp_min(1)).sum()
+            parts["cross_entropy"] = self.categorical_loss(logits, sources)
         if self.value_names:
             columns = []
             for column in range(len(self.value_names)):
@@ -172,6 +177,11 @@ class LabelSetRecipe(Recipe):
         total = parts.get("cross_entropy", 0) + self.gamma * parts.get("concordance", 0)
         assert isinstance(total, Tensor)
         return {"loss": total, **parts}
+
+    def categorical_loss(self, logits: Tensor, sources: Tensor) -> Tensor:
+        """The sum over the label sets (N, S) of their mean cross-entropy with logits (N, S', C)."""
+        each = F.cross_entropy(logits.transpose(1, 2), sources, ignore_index=-1, reduction="none")
+        return (each.sum(0) / (sources >= 0).sum(0).clamp_min(1)).sum()
 
     def batch_loss(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         return self.supervised_loss(self.encoder(images).labels, *self.label_sets(batch))

@@ -11,6 +11,7 @@ if not _found:
 
 from ferkit.reports._files import can_be_made, is_picture, replacing, save_figure, write_json, write_text
 from ferkit.reports.anchors import plot_anchors
+from ferkit.reports.annotators import plot_annotators
 from ferkit.reports.compared_curves import plot_compared_curves
 from ferkit.reports.confusion import plot_confusion
 from ferkit.reports.curves import plot_curves
@@ -32,6 +33,7 @@ __all__ = [
     "is_picture",
     "neighbor_sheet",
     "plot_anchors",
+    "plot_annotators",
     "plot_compared_curves",
     "plot_confusion",
     "plot_curves",

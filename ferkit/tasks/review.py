@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ferkit.metrics import flip_auc, suspicion
-from ferkit.recipes import DMUE, AffectTargets, Recipe
+from ferkit.recipes import DMUE, SCN, AffectTargets, Recipe
 from ferkit.recipes.dmue import Mined
 from ferkit.reports import dmue_sheet, write_text
 from ferkit.samplers import ClassCoverageBatchSampler
@@ -22,7 +22,7 @@ __all__ = ["mine", "review_labels"]
 
 
 def review_labels(run: Run, recipe: Recipe, dataset: Any) -> dict[str, float]:
-    """Write labels.csv, most doubtful label first (LDLVA: with its certainty), and for DMUE the sheet of faces.
+    """Write labels.csv, most doubtful label first, with what the method knows of it, and for DMUE the sheet of faces.
 
     Returns:
         ``flip_auc`` if the true labels are known and some differ: the area under the curve with which suspicion
@@ -31,8 +31,7 @@ def review_labels(run: Run, recipe: Recipe, dataset: Any) -> dict[str, float]:
     probabilities = predict(recipe, dataset)
     doubt = suspicion(probabilities, dataset.labels)
     mined = mine(recipe, dataset) if isinstance(recipe, DMUE) else None
-    certainty = recipe.label_certainty() if isinstance(recipe, AffectTargets) else None
-    write_text(run.labels, _table(dataset, probabilities, doubt, mined, certainty))
+    write_text(run.labels, _table(dataset, probabilities, doubt, mined, _notes(recipe, dataset)))
     if mined is not None:
         _sheet(run, dataset, doubt, mined)
     known = (dataset.labels >= 0) & (dataset.true_labels >= 0) if dataset.true_labels is not None else None
@@ -60,15 +59,31 @@ def mine(recipe: DMUE, dataset: Any, batch_size: int = 144) -> Mined:
     return Mined(*(value[first] for value in joined))
 
 
-def _table(dataset: Any, probabilities: Tensor, doubt: Tensor, mined: Mined | None, certainty: Tensor | None) -> str:
+@torch.no_grad()
+def _notes(recipe: Recipe, dataset: Any) -> dict[str, list[str]]:
+    """Columns that a method has of its own: LDLVA's certainty, SCN's confidence and the label that it gave instead."""
+    if isinstance(recipe, AffectTargets):
+        certainty = recipe.label_certainty()
+        return {} if certainty is None else {"certainty": [f"{value:.4f}" for value in certainty.tolist()]}
+    if not isinstance(recipe, SCN):
+        return {}
+    recipe.eval()
+    alpha = [recipe.confidence_of(batch["image"].to(recipe.device)) for batch in DataLoader(dataset, 256)]
+    columns = {"confidence": [f"{value:.4f}" for value in torch.cat(alpha).tolist()]}
+    if recipe.cured is not None:
+        pairs = zip(dataset.labels.tolist(), recipe.cured.tolist())
+        columns["relabelled"] = ["" if new == old else dataset.classes[new] for old, new in pairs]
+    return columns
+
+
+def _table(dataset: Any, probabilities: Tensor, doubt: Tensor, mined: Mined | None, notes: dict[str, list[str]]) -> str:
     names = list(dataset.classes)
     manifest = getattr(dataset, "manifest", None)
     paths = None if manifest is None else manifest.image
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     header = ["index", *(["image"] if paths is not None else []), "label", "suggested", "suspicion"]
-    if certainty is not None:
-        header.append("certainty")
+    header += notes
     if mined is not None:
         header += ["confidence", *(f"mined_{name}" for name in names)]
     table.writerow([*header, *(f"p_{name}" for name in names)])
@@ -77,8 +92,7 @@ def _table(dataset: Any, probabilities: Tensor, doubt: Tensor, mined: Mined | No
             continue
         row = [i, *([paths[i]] if paths is not None else [])]
         row += [names[dataset.labels[i]], names[int(probabilities[i].argmax())], f"{doubt[i]:.4f}"]
-        if certainty is not None:
-            row.append(f"{certainty[i]:.4f}")
+        row += [column[i] for column in notes.values()]
         if mined is not None:
             row += [f"{mined.confidence[i]:.4f}", *(f"{value:.4f}" for value in mined.distribution[i])]
         table.writerow([*row, *(f"{value:.4f}" for value in probabilities[i])])

@@ -16,11 +16,15 @@ from ferkit.recipes import (
     DMUE,
     LDLALSG,
     LDLVA,
+    SCE,
+    SCN,
     VGG,
     AffectDMUE,
+    CoTeaching,
     CrossEntropy,
     GuidedDMUE,
     LabelSetRecipe,
+    LTNet,
     NeighborRecipe,
     NoisyFER,
     Recipe,
@@ -38,6 +42,10 @@ METHODS: dict[str, type[Recipe]] = {
     "dmue-ldlva": AffectDMUE,
     "noisyfer": NoisyFER,
     "vgg": VGG,
+    "sce": SCE,
+    "co-teaching": CoTeaching,
+    "scn": SCN,
+    "ltnet": LTNet,
 }
 
 

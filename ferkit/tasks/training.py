@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, Sampler
 from ferkit.blocks.pretrained import read_checkpoint
 from ferkit.checks import check_choice, check_number
 from ferkit.data.label_sets import LabelSetDataset
-from ferkit.recipes import NoisyFER, Recipe, TrainingDiverged
+from ferkit.recipes import SCN, LTNet, NoisyFER, Recipe, TrainingDiverged
 from ferkit.recipes.neighbors import NeighborRecipe
 from ferkit.reports import plot_curves, write_json
 from ferkit.samplers import ClassCoverageBatchSampler, InverseFrequencyBatchSampler
+from ferkit.tasks._annotators import describe_annotators
 from ferkit.tasks._callbacks import AtomicCheckpointIO, MetricsTable
 from ferkit.tasks._decoder_sheet import DecoderSheet, has_decoder
 from ferkit.tasks._lock import alone_in, check_free
@@ -130,6 +131,8 @@ def train(
     lightning.seed_everything(fit.seed, verbose=False)
     recipe = METHODS[method](num_classes=len(training.classes), seed=fit.seed, **given)
     check_scored(recipe, validation, "validation")
+    if isinstance(recipe, SCN) and recipe.relabel != "none":
+        recipe.attach(training.labels)
     fit = with_sampler(fit, recipe)
     neighbors = None
     if isinstance(recipe, NeighborRecipe):
@@ -313,4 +316,6 @@ def finish(run: Run, recipe: Recipe, training: Any, validation: Any, table: Metr
         confusion_figure(found.probabilities, validation, run.figures / "confusion.png")
         figures |= review_labels(run, recipe, training)
         write_json(run.metrics_json, figures)
+    if isinstance(recipe, LTNet):
+        describe_annotators(run, recipe, training.classes)
     return figures

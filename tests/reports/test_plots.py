@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit.reports import plot_confusion, plot_curves
+from ferkit.reports import plot_annotators, plot_confusion, plot_curves
 from ferkit.reports.curves import read_curves
 
 CSV = """epoch,step,train_loss,train_accuracy,val_loss,val_accuracy,lr
@@ -95,3 +95,22 @@ def test_confusion_names_bad_input(tmp_path):
         with pytest.raises(ValueError, match="matrix: expected finite counts >= 0"):
             plot_confusion([[1, bad], [0, 1]], ("a", "b"), tmp_path / "c.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_annotators_stand_side_by_side(tmp_path, figures):
+    matrices = np.array([[[0.9, 0.1], [0.0, 1.0]], [[0.4, 0.6], [0.5, 0.5]]])
+    plot_annotators(torch.tensor(matrices), ("anna", "ben"), ("happy", "sad"), tmp_path / "annotators.png")
+    panels = figures[-1].axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["anna", "ben"]
+    for axes, matrix in zip(panels, matrices):
+        np.testing.assert_allclose(axes.get_images()[0].get_array(), 100 * matrix)
+    assert [text.get_text() for text in panels[0].texts] == ["90", "10", "100"]
+    plot_annotators(np.zeros((0, 2, 2)), (), ("happy", "sad"), tmp_path / "nobody.png")
+    assert (tmp_path / "nobody.png").exists()
+
+
+@pytest.mark.parametrize("matrices", [np.ones((1, 2, 3)), -np.ones((1, 2, 2)), np.full((1, 2, 2), np.nan)])
+def test_annotators_refused(tmp_path, matrices):
+    with pytest.raises(ValueError, match="transition: expected"):
+        plot_annotators(matrices, ("anna",), ("happy", "sad"), tmp_path / "annotators.png")
+    assert not (tmp_path / "annotators.png").exists()

@@ -49,7 +49,7 @@ class TransitionMatrix(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def forward(self) -> Tensor:
-        clipped = self.weight + (self.weight.clamp_min(self.minimum) - self.weight).detach()
+        clipped = self.weight.detach().clamp_min(self.minimum) + (self.weight - self.weight.detach())
         return clipped / clipped.sum(-1, keepdim=True)
 
     @torch.no_grad()

@@ -13,13 +13,14 @@ from ferkit.checks import (
     check_labels,
     check_number,
     check_shape,
+    check_tensor,
 )
 from ferkit.functional._inputs import full_precision, promote, zero_rows
 from ferkit.functional.symmetric import log_probability
 from ferkit.ops import flag_out_of_range
 from ferkit.reduction import REDUCTIONS, combine_weights, reduce, safe_divide
 
-__all__ = ["CO_TEACHING_DIVISORS", "co_teaching_loss", "forget_rate", "small_loss_selection"]
+__all__ = ["CO_TEACHING_DIVISORS", "check_rate", "co_teaching_loss", "forget_rate", "small_loss_selection"]
 
 CO_TEACHING_DIVISORS = ("kept", "released")
 
@@ -65,9 +66,7 @@ def co_teaching_loss(
     """
     check_choice(reduction, "reduction", REDUCTIONS)
     check_choice(divisor, "divisor", CO_TEACHING_DIVISORS)
-    check_number(forget_rate, "forget_rate", 0.0)
-    if forget_rate >= 1:
-        raise ValueError(f"forget_rate: expected a value in [0, 1), got {forget_rate!r}")
+    check_rate(forget_rate, "forget_rate")
     check_floating(logits, "logits")
     check_shape(logits, "logits", ("N", "C"))
     size, num_classes = logits.shape
@@ -95,16 +94,35 @@ def co_teaching_loss(
 
 
 def small_loss_selection(losses: Tensor, forget_rate: float, part: Tensor | None = None) -> Tensor:
-    """Which samples are kept, bool (N,): of the M in ``part`` the floor((1 - R) M) of least loss, one at least.
+    """Which samples co-teaching keeps: of M the floor((1 - R) M) of least loss, one at least.
 
-    Of equal losses the earlier sample is kept; ``part`` is bool (N,), or None for all. No gradient, no host sync.
+    Of equal losses the earlier sample is kept; NaN counts as the largest. No gradient, no host sync.
+
+    Args:
+        losses: (N,).
+        forget_rate: R in [0, 1).
+        part: bool (N,), the M samples to choose from; None: all.
+
+    Returns:
+        bool (N,).
+
+    Raises:
+        TypeError, ValueError: for wrong dtypes, shapes, devices or a rate out of its range.
 
     >>> small_loss_selection(torch.tensor([0.3, 2.0, 0.1, 0.4]), 0.5)
     tensor([ True, False,  True, False])
     """
+    check_floating(losses, "losses")
+    check_shape(losses, "losses", ("N",))
+    check_rate(forget_rate, "forget_rate")
     losses = losses.detach()
     if part is None:
         part = torch.ones_like(losses, dtype=torch.bool)
+    check_tensor(part, "part")
+    if part.dtype != torch.bool:
+        raise TypeError(f"part: expected dtype torch.bool, got {part.dtype}")
+    check_shape(part, "part", losses.shape)
+    check_device(losses, part=part)
     # a rounding more: the product may fall short of a whole number
     kept = ((1 - forget_rate) * part.sum().double() + 1e-9).floor().clamp_min(1)
     order = losses.argsort(stable=True)
@@ -112,14 +130,13 @@ def small_loss_selection(losses: Tensor, forget_rate: float, part: Tensor | None
     return (order.argsort() < kept) & part
 
 
-def forget_rate(epoch: float, final: float, over: float, exponent: float = 1.0) -> float:
-    """Co-teaching's forget rate R(e) = final · min((e / over)^exponent, 1): all samples at first, then fewer.
+def forget_rate(epoch: float, final: float, over: float) -> float:
+    """Co-teaching's forget rate R(e) = final · min(e / over, 1): all samples at first, then fewer.
 
     Args:
         epoch: e, counted from 0, whole or not.
         final: the rate that is reached, in [0, 1): the share of wrong labels, where that is known.
         over: epochs until then (the paper: 10); 0: at once.
-        exponent: c of the published code.
 
     Raises:
         TypeError, ValueError: for a number out of its range.
@@ -128,9 +145,13 @@ def forget_rate(epoch: float, final: float, over: float, exponent: float = 1.0) 
     [0.0, 0.1, 0.2, 0.2]
     """
     check_number(epoch, "epoch", 0.0)
-    check_number(final, "final", 0.0)
-    if final >= 1:
-        raise ValueError(f"final: expected a value in [0, 1), got {final!r}")
+    check_rate(final, "final")
     check_number(over, "over", 0.0)
-    check_number(exponent, "exponent", 0.0, open_low=True)
-    return final if epoch >= over else final * (epoch / over) ** exponent
+    return final if epoch >= over else final * epoch / over
+
+
+def check_rate(rate: float, name: str) -> None:
+    """Raise unless ``rate`` is a number in [0, 1)."""
+    check_number(rate, name)
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name}: expected a value in [0, 1), got {rate!r}")

@@ -81,7 +81,10 @@ def symmetric_cross_entropy(
     log_p = log_probability(logits, labels)
     cross_entropy = -(log_p if form == "paper" else log_p.clamp_min(math.log(SMALLEST)))
     reverse = (LOG_ZERO[form] if log_zero is None else log_zero) * torch.expm1(log_p)  # A (p - 1), exact near p = 1
-    return reduce(alpha * cross_entropy + beta * reverse, reduction, weight)
+    values = beta * reverse
+    if alpha:  # 0 times an infinite cross-entropy is not there
+        values = values + alpha * cross_entropy
+    return reduce(values, reduction, weight)
 
 
 def log_probability(logits: Tensor, labels: Tensor) -> Tensor:
@@ -95,4 +98,6 @@ def check_symmetric(alpha: float, beta: float, form: str, log_zero: float | None
     check_number(beta, "beta", 0.0)
     check_choice(form, "form", SYMMETRIC_FORMS)
     if log_zero is not None:
-        check_number(log_zero, "log_zero", high=0.0)
+        check_number(log_zero, "log_zero")
+        if log_zero >= 0:
+            raise ValueError(f"log_zero: expected a value below 0, got {log_zero!r}")

@@ -49,8 +49,8 @@ def transition_cross_entropy(
             sum of the weights); ``"sum"``, or ``"none"``: (N,), the sum over the annotators.
 
     Returns:
-        float32 for half precision and under autocast; 0 for the empty set, with a zero gradient; infinite where the
-        matrices rule a label out.
+        float32 for half precision and under autocast; 0 for the empty set, with a zero gradient; infinite, with a
+        gradient that is not finite, where the matrices rule a label out.
 
     Raises:
         TypeError, ValueError: for wrong dtypes, shapes, devices, choices, or (read on the CPU) labels outside -1..C-1
@@ -95,6 +95,8 @@ def transition_cross_entropy(
 
 def _weights(labels: Tensor, like: Tensor, sample_weight: Tensor | None, class_weight: Tensor | None) -> Tensor:
     """One weight a label, (N, S); 0 for a missing one."""
+    if labels.shape[1] == 0:
+        return like.new_ones(labels.shape)
     columns = [
         combine_weights(label, label.shape[0], like, sample_weight, class_weight, like.shape[1])
         for label in labels.unbind(1)

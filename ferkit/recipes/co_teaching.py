@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from ferkit.blocks.branched_backbone import BranchedBackbone
 from ferkit.blocks.pretrained import load_pretrained
 from ferkit.checks import check_choice, check_number
 from ferkit.data.augment import normalize_images
-from ferkit.functional.co_teaching import CO_TEACHING_DIVISORS
+from ferkit.functional.co_teaching import CO_TEACHING_DIVISORS, check_rate
 from ferkit.recipes.backbone import BackboneRecipe
 from ferkit.recipes.base import Batch, Recipe
 
@@ -24,7 +26,8 @@ NETWORKS = ("first", "both")
 class CoTeaching(BackboneRecipe):
     """Co-teaching (Han et al., NeurIPS 2018): each network learns from the images that the other finds easy.
 
-    Both see the same batches; they differ in their initial weights. Training costs twice as much as a single network's.
+    Both see the same batches; they differ in their initial weights, with ``pretrained`` in those of their classifiers.
+    Training costs twice as much as a single network's.
 
     Args:
         num_classes: C.
@@ -48,23 +51,24 @@ class CoTeaching(BackboneRecipe):
         networks: str = "first",
         **options: Any,
     ) -> None:
-        functional.forget_rate(0, forget_rate, 0)
+        check_rate(forget_rate, "forget_rate")
         check_number(forget_over, "forget_over", 0, 1)
         check_choice(divisor, "divisor", CO_TEACHING_DIVISORS)
         check_choice(networks, "networks", NETWORKS)
         super().__init__(num_classes, mining="none", **options)
         self.save_hyperparameters()
         self.forget_rate, self.forget_over, self.divisor, self.networks = forget_rate, forget_over, divisor, networks
-        self.peer = BranchedBackbone(self.backbone, num_classes, "none")
+        self.peer = BranchedBackbone(copy.deepcopy(self.backbone), num_classes, "none")
         self.peer.to(memory_format=torch.channels_last)
         if self.pretrained is not None:
             load_pretrained(self.peer, self.pretrained)
+            self.peer.target_classifier.reset_parameters()  # two equal networks would stay so
 
     def batch_loss(self, images: Tensor, batch: Batch) -> dict[str, Tensor]:
         rate = functional.forget_rate(self.current_epoch, self.forget_rate, self.share_of_run(self.forget_over))
         pair = self.model(images).logits, self.peer(images).logits
         loss = functional.co_teaching_loss(*pair, batch["label"], rate, self.divisor)
-        return {"loss": loss, "forget_rate": loss.new_tensor(rate)}
+        return {"loss": loss, "forget_rate": loss.new_full((), rate)}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of uint8 images (N, 3, H, W); the logarithms of a distribution where both networks predict."""
@@ -72,4 +76,4 @@ class CoTeaching(BackboneRecipe):
             return super().forward(images)
         seen = normalize_images(images).contiguous(memory_format=torch.channels_last)
         both = torch.stack([network(seen).logits.log_softmax(1) for network in (self.model, self.peer)])
-        return both.logsumexp(0)
+        return both.logsumexp(0) - math.log(2)

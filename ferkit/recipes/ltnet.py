@@ -10,7 +10,6 @@ from torch import Tensor
 from ferkit import functional
 from ferkit.blocks.transition_matrix import TransitionMatrix
 from ferkit.checks import check_number
-from ferkit.recipes.base import Batch
 from ferkit.recipes.vgg import VGG
 
 __all__ = ["LTNet"]
@@ -60,8 +59,9 @@ class LTNet(VGG):
             loss = loss + self.trace * functional.trace_regularization(transition)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.transition.project()
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        self.transition.project()  # before any callback sees the weights
 
     @torch.no_grad()
     def annotators(self) -> Tensor:

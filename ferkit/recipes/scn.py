@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ferkit import functional
 from ferkit.blocks.branched_backbone import BranchedOutput
-from ferkit.checks import check_choice, check_labels, check_number
+from ferkit.checks import check_choice, check_labels, check_number, check_tensor
 from ferkit.data.augment import normalize_images
 from ferkit.functional.rank import check_rank
 from ferkit.recipes.backbone import BackboneRecipe
@@ -33,15 +33,18 @@ class SCN(BackboneRecipe):
         num_classes: C.
         share: of a batch that is its upper part.
         margin: wanted between the parts' mean confidences.
-        rank_weight: of the rank regularisation beside the cross-entropy; 1 is the released code's.
+        rank_weight: of the rank regularisation beside the cross-entropy; 1 is the released code's, and as large a share
+            as in the paper's even mix of the two.
         relabel: whose labels may change: those of the ``"rest"``, the lower part (the paper), of ``"all"`` images (the
             released code), or ``"none"``.
         relabel_from: share of the run's epochs after which labels may change; published: 10 of 70, for a network that
-            was trained on faces before. One from scratch must know something first.
+            was trained on faces before. One from scratch must know something first (docs/baselines.md).
         relabel_margin: of the probabilities.
         **options: of :class:`ferkit.recipes.BackboneRecipe`.
 
-    Call ``attach(labels)`` with the training set's labels before training, unless nothing is relabelled.
+    Call ``attach(labels)`` with the training set's labels before training, unless nothing is relabelled. Relabelling is
+    part of ``batch_loss``: a recipe made of this one and another that has its own, such as ``NeighborGuidance``, has
+    none; and of several processes each keeps labels of its own.
     """
 
     cured: Tensor | None
@@ -54,7 +57,7 @@ class SCN(BackboneRecipe):
         margin: float = 0.15,
         rank_weight: float = 1.0,
         relabel: str = "rest",
-        relabel_from: float = 0.5,
+        relabel_from: float = 0.8,
         relabel_margin: float = 0.2,
         **options: Any,
     ) -> None:
@@ -73,7 +76,7 @@ class SCN(BackboneRecipe):
 
     def attach(self, labels: Tensor) -> None:
         """Take the training set's labels (N,), -1 unlabelled, by their index; those changed so far are forgotten."""
-        check_labels(labels, len(labels), self.num_classes)
+        check_labels(labels, len(check_tensor(labels, "labels").reshape(-1)), self.num_classes)
         self.given, self.cured = labels.clone().to(self.device), labels.clone().to(self.device)
 
     def confidence(self, features: Tensor) -> Tensor:
@@ -112,7 +115,7 @@ class SCN(BackboneRecipe):
 
     @property
     def relabels(self) -> bool:
-        return self.relabel != "none" and self.current_epoch >= round(self.share_of_run(self.relabel_from))
+        return self.relabel != "none" and self.current_epoch >= math.ceil(self.share_of_run(self.relabel_from) - 1e-9)
 
     @torch.no_grad()
     def cure(self, output: BranchedOutput, labels: Tensor, index: Tensor) -> None:
@@ -143,9 +146,10 @@ class SCN(BackboneRecipe):
         output: BranchedOutput = self.model(normalize_images(images).contiguous(memory_format=torch.channels_last))
         return output
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *arguments: Any, **options: Any) -> Any:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         """As usual; a recipe made without its training set takes its labels from the state."""
         for name in ("given", "cured"):
-            if name in state_dict and getattr(self, name) is None:
-                setattr(self, name, torch.empty_like(state_dict[name]))
-        return super().load_state_dict(state_dict, *arguments, **options)
+            saved = state_dict.get(f"{prefix}{name}")
+            if saved is not None and getattr(self, name) is None:
+                setattr(self, name, torch.empty_like(saved, device=self.attention.weight.device))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

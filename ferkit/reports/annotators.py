@@ -33,7 +33,9 @@ def plot_annotators(
     size = len(classes)
     shares = 100 * to_array(transition, "transition", (len(names), size, size)).astype(np.float64)
     if shares.size and not (shares.min() >= 0 and shares.max() < np.inf):
-        raise ValueError(f"transition: expected finite shares >= 0, got {shares.min() / 100:.4g} and more")
+        raise ValueError(
+            f"transition: expected finite shares >= 0, got {shares.min() / 100:.4g}..{shares.max() / 100:.4g}"
+        )
     side = max(2.8, 0.5 * min(size, 24))
     fig = new_figure(max(len(names), 1) * (side + 0.5) + 1.0, side + 1.4)
     if not len(names):

@@ -70,8 +70,8 @@ def _notes(recipe: Recipe, dataset: Any) -> dict[str, list[str]]:
     recipe.eval()
     alpha = [recipe.confidence_of(batch["image"].to(recipe.device)) for batch in DataLoader(dataset, 256)]
     columns = {"confidence": [f"{value:.4f}" for value in torch.cat(alpha).tolist()]}
-    if recipe.cured is not None:
-        pairs = zip(dataset.labels.tolist(), recipe.cured.tolist())
+    if recipe.cured is not None and recipe.given is not None:
+        pairs = zip(recipe.given.tolist(), recipe.cured.tolist())
         columns["relabelled"] = ["" if new == old else dataset.classes[new] for old, new in pairs]
     return columns
 

@@ -24,6 +24,16 @@ def test_rows_are_distributions_after_any_step(seed, scale):
     torch.testing.assert_close(table(), matrix, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_lies_far_below_is_the_minimum_all_the_same(dtype):
+    table = TransitionMatrix(3, minimum=1e-3).to(dtype)
+    with torch.no_grad():
+        table.weight.copy_(torch.tensor([[1.0, -300.0, -0.1], [-300.0, -300.0, -300.0], [0.0, 0.5, 0.5]]))
+    matrix = table().float()
+    assert 9e-4 < matrix[0, 1] == matrix[0, 2] < 1.1e-3
+    torch.testing.assert_close(matrix[1], torch.full((3,), 1 / 3), rtol=1e-2, atol=0)
+
+
 def test_start_and_shapes():
     assert TransitionMatrix(4)().shape == (4, 4)
     table = TransitionMatrix(4, 2, diagonal=0.7)

@@ -79,7 +79,6 @@ def test_a_whole_number_is_not_lost_to_rounding(size, forget, kept):
 def test_the_rate_rises_and_stays():
     assert ff.forget_rate(0, 0.2, 10) == 0
     assert ff.forget_rate(5, 0.2, 10) == pytest.approx(0.1)
-    assert ff.forget_rate(5, 0.2, 10, exponent=2) == pytest.approx(0.05)
     assert ff.forget_rate(10, 0.2, 10) == ff.forget_rate(200, 0.2, 10) == 0.2
     assert ff.forget_rate(0, 0.2, 0) == 0.2
 
@@ -93,10 +92,13 @@ def test_the_rate_rises_and_stays():
         (lambda z, y: ff.co_teaching_loss(z, z, y, 0.1, "all"), "divisor: expected one of 'kept', 'released'"),
         (lambda z, y: ff.forget_rate(-1, 0.2, 10), "epoch: expected a value in"),
         (lambda z, y: ff.forget_rate(1, 1.0, 10), r"final: expected a value in \[0, 1\), got 1.0"),
-        (lambda z, y: ff.forget_rate(1, 0.2, 10, 0.0), "exponent: expected a value in"),
+        (lambda z, y: ff.small_loss_selection(z, 0.1), r"losses: expected shape \(N,\), got \(6, 4\)"),
+        (lambda z, y: ff.small_loss_selection(z[:, 0], 2.0), r"forget_rate: expected a value in \[0, 1\), got 2.0"),
+        (lambda z, y: ff.small_loss_selection(z[:, 0], 0.1, y[:2] > 0), r"part: expected shape \(6,\), got \(2,\)"),
+        (lambda z, y: ff.small_loss_selection(z[:, 0], 0.1, y), "part: expected dtype torch.bool, got torch.int64"),
     ],
 )
 def test_refused(call, message):
     logits, _, labels = make(6)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call(logits, labels)

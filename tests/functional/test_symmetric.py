@@ -55,6 +55,12 @@ def test_the_reverse_term_is_bounded_and_its_sum_over_the_labels_constant(values
     assert float(terms.sum()) == pytest.approx(low * (len(values) - 1), rel=1e-9)
 
 
+def test_a_term_of_weight_0_is_not_there_though_it_is_infinite():
+    never = torch.tensor([[-torch.inf, 0.0]])
+    assert ff.symmetric_cross_entropy(never, torch.tensor([0]), 0.0, 1.0) == 4.0
+    assert ff.symmetric_cross_entropy(never, torch.tensor([0]), 0.1, 1.0).isinf()
+
+
 def test_a_sure_prediction_keeps_its_digits():
     logits = torch.tensor([[40.0, 0.0]], dtype=torch.float64)
     value = ff.symmetric_cross_entropy(logits, torch.tensor([0]), 0.0, 1.0)

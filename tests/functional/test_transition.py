@@ -95,6 +95,13 @@ def test_a_label_that_cannot_be_is_infinite_and_a_missing_one_is_not():
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
+def test_nobody_has_labelled_anything():
+    logits = torch.randn(3, 4, requires_grad=True)
+    value = ff.transition_cross_entropy(logits, torch.zeros(0, 4, 4), torch.zeros(3, 0, dtype=torch.int64))
+    value.backward()
+    assert value == 0 and torch.equal(logits.grad, torch.zeros(3, 4))
+
+
 def test_trace(close):
     _, transition, _ = make()
     traces = torch.stack([matrix.trace() for matrix in transition])

@@ -83,7 +83,7 @@ def test_ltnet_says_what_each_annotator_does(runs):
     assert np.abs(table - table[0, 0]).max() > 0.01 and (run / "figures" / "annotators.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("method", ["scn", "ltnet"])
+@pytest.mark.parametrize("method", METHOD_OPTIONS)
 def test_resume_continues_the_same_run(runs, tmp_path, monkeypatch, method):
     cut, kind, calls = tmp_path / "cut", METHODS[method], []
     words = (f"train {method} --data synthetic {SMALL} {METHOD_OPTIONS[method]} --out", cut)
@@ -114,7 +114,7 @@ def test_scn_without_relabelling_needs_no_column(tmp_path):
 
 def test_bad_requests_are_one_line(tmp_path, capsys):
     for words, message in (
-        ("train co-teaching --forget-rate 1.0", "expected a value in [0, 1), got 1.0"),
+        ("train co-teaching --forget-rate 1.0", "forget_rate: expected a value in [0, 1), got 1.0"),
         ("train scn --share 0", "share: expected a value in"),
         ("train sce --form code", "form: expected one of 'paper', 'released', got 'code'"),
         ("train ltnet --sources []", "sources: expected at least one label set"),

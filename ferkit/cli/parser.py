@@ -39,6 +39,7 @@ def build_parser() -> ArgumentParser:
     for method, recipe in METHODS.items():
         methods.add_subcommand(method, _train_parser(method, recipe), help=f"train {recipe.__name__}")
     commands.add_subcommand("evaluate", _evaluate_parser(), help="score a run on a labelled set")
+    commands.add_subcommand("predict", _predict_parser(), help="what a run says of images without labels")
     add_graph_parser(commands)
     add_manifest_parser(commands)
     add_study_parser(commands)
@@ -71,6 +72,9 @@ def _run(argv: Sequence[str]) -> None:
         _train(method, options.train[method])
     elif command == "evaluate":
         _evaluate(options.evaluate)
+    elif command == "predict":
+        figures = tasks.predict_images(**options.predict.as_dict())
+        print("\n".join(f"{name:20} {value:.0f}" for name, value in figures.items()))
     elif command == "graph":
         run_graph(options.graph)
     elif command == "manifest":
@@ -109,6 +113,14 @@ def _evaluate_parser() -> ArgumentParser:
     parser.add_class_arguments(tasks.DataOptions, skip={"data"})
     choices = get_args(get_type_hints(tasks.DataOptions)["data"])
     parser.add_argument("--data", choices=choices, help="images, as in ferkit train; the run's own if not given")
+    return parser
+
+
+def _predict_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Write what a run says of images that need no labels, a row an image.")
+    parser.add_argument("run", type=str, help="a run folder")
+    parser.add_argument("images", type=str, nargs="+", help="image files, and folders, searched to any depth")
+    parser.add_function_arguments(tasks.predict_images, skip={"run", "images"})
     return parser
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ferkit.data.lmdb_images import find_lmdb, has_key, read_pixels
 
-__all__ = ["ImageError", "decode", "image_exists", "open_image"]
+__all__ = ["ImageError", "decode", "image_exists", "open_image", "pixels_of"]
 
 
 class ImageError(ValueError):
@@ -85,7 +85,13 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
     Raises:
         ImageError: missing or unreadable file. ImportError: an LMDB without the package for it.
     """
-    image = open_image(path)
+    return pixels_of(open_image(path), size)
+
+
+def pixels_of(image: Any, size: int) -> NDArray[np.uint8]:
+    """A Pillow image in 8-bit RGB, resized (antialiased, aspect not kept) to uint8 (3, size, size)."""
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
     if image.size != (size, size):
         image = image.resize((size, size), pillow().Image.Resampling.BILINEAR)  # a filter that widens when shrinking
     return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,14 @@ class Predictions(NamedTuple):
     probabilities: Tensor | None  # (N, C); None of a recipe that learned values alone
     values: Tensor  # (N, V), V = 0 without any
     value_names: tuple[str, ...]
+
+    @property
+    def uncertainty(self) -> Tensor | None:
+        """(N,): the distribution's entropy as a share of the largest, ln C: 0 is sure, 1 knows nothing."""
+        if self.probabilities is None:
+            return None
+        entropy: Tensor = torch.special.entr(self.probabilities.double()).sum(1)
+        return (entropy / math.log(self.probabilities.shape[1])).clamp(0, 1)
 
 
 def predict(recipe: Recipe, dataset: Any, batch_size: int = 256) -> Tensor:

@@ -71,6 +71,7 @@ class Minimal(unittest.TestCase):
             ("metrics", "TotalVariation"),
             ("reports", "plot_curves"),
             ("tasks", "train"),
+            ("tasks", "Predictor"),
         ):
             with self.subTest(name), self.assertRaisesRegex(ImportError, r'pip install "ferkit\[train\]"'):
                 getattr(importlib.import_module(f"ferkit.{name}"), attribute)

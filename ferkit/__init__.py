@@ -1,16 +1,20 @@
 """ferkit: losses, blocks, samplers and whole methods for learning facial expressions from noisy, ambiguous labels."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["Predictor"]
+if TYPE_CHECKING:
+    from ferkit.tasks.predictor import Predictor as Predictor
+else:
 
+    def __getattr__(name):
+        """``ferkit.Predictor`` on first use: it needs the extra ``train``, and importing ferkit does not."""
+        if name != "Predictor":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
 
-def __getattr__(name: str) -> Any:
-    """``ferkit.Predictor`` on first use: it needs the extra ``train``, and importing ferkit torch and numpy alone."""
-    if name != "Predictor":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+        return importlib.import_module("ferkit.tasks").Predictor
 
-    return importlib.import_module("ferkit.tasks").Predictor
+    def __dir__():
+        return sorted([*globals(), "Predictor"])

@@ -31,7 +31,7 @@ ALLOWED = {
     | {"samplers", "graph", "metrics", "checks"},
     "cli": {"tasks", "info"},
     "__main__": {"cli"},
-    "__init__": set(),
+    "__init__": {"tasks"},  # for type checkers: Predictor, which is imported on first use
 }
 
 

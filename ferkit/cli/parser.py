@@ -63,7 +63,8 @@ def run(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its advertisements
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    words = [underscored(word) for word in argv]
+    end = list(argv).index("--") if "--" in argv else len(argv)  # what follows is no option
+    words = [*map(underscored, argv[:end]), *argv[end:]]
     rewritten = {"train": _joined, "study": listed}
     options = build_parser().parse_args(rewritten[words[0]](words) if words[:1] and words[0] in rewritten else words)
     command = options.command

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ferkit.data.lmdb_images import find_lmdb, has_key, read_pixels
 
-__all__ = ["ImageError", "decode", "image_exists", "open_image", "pixels_of"]
+__all__ = ["ImageError", "decode", "eight_bit_image", "image_exists", "open_image", "pixels_of"]
 
 
 class ImageError(ValueError):
@@ -51,21 +51,32 @@ def _stored_image(path: Path) -> Any:
 
 def open_image(path: Path) -> Any:
     """A fully loaded 8-bit RGB or grey Pillow image, turned upright; the path may lead into an LMDB."""
-    pil = pillow()
     if not os.path.isfile(path):
         return _stored_image(path)
     try:
-        with pil.Image.open(path) as image:
-            kind = image.format
-            image.load()  # the header alone does not tell that a file is cut off
-            image = pil.ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # grey of more than 8 bits: Pillow would clip instead of scaling
-                return pil.Image.fromarray(_eight_bits(image, kind))
-            if image.mode == "F":  # from 0 to 1, or to 255: Pillow would clip
-                raise ValueError("expected 8 or 16 bits a pixel, got floating-point numbers")
-            return image if image.mode == "L" else image.convert("RGB")
+        with pillow().Image.open(path) as image:
+            return _upright(image)
     except Exception as error:  # Pillow's plug-ins raise many kinds: OSError, SyntaxError, struct.error, its bomb error
         raise ImageError(f"image cannot be read: {path}: {type(error).__name__}: {error}") from error
+
+
+def eight_bit_image(image: Any, name: str) -> Any:
+    """A Pillow image as ``open_image`` would give it; ImageError, with its name, where it cannot be loaded."""
+    try:
+        return _upright(image)
+    except Exception as error:
+        raise ImageError(f"image cannot be read: {name}: {type(error).__name__}: {error}") from error
+
+
+def _upright(image: Any) -> Any:
+    pil, kind = pillow(), image.format
+    image.load()  # the header alone does not tell that a file is cut off
+    image = pil.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # grey of more than 8 bits: Pillow would clip instead of scaling
+        return pil.Image.fromarray(_eight_bits(image, kind))
+    if image.mode == "F":  # from 0 to 1, or to 255: Pillow would clip
+        raise ValueError("expected 8 or 16 bits a pixel, got floating-point numbers")
+    return image if image.mode == "L" else image.convert("RGB")
 
 
 def _eight_bits(image: Any, kind: str) -> NDArray[np.uint8]:
@@ -89,9 +100,7 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
 
 
 def pixels_of(image: Any, size: int) -> NDArray[np.uint8]:
-    """A Pillow image in 8-bit RGB, resized (antialiased, aspect not kept) to uint8 (3, size, size)."""
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
+    """An RGB or grey Pillow image, resized (antialiased, aspect not kept) to uint8 (3, size, size)."""
     if image.size != (size, size):
         image = image.resize((size, size), pillow().Image.Resampling.BILINEAR)  # a filter that widens when shrinking
     return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))

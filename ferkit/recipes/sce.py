@@ -19,14 +19,15 @@ class SCE(BackboneRecipe):
 
     Args:
         num_classes: C.
-        alpha: weight of the cross-entropy; the paper has 0.1 for ten classes, 6 for a hundred.
+        alpha: weight of the cross-entropy; the paper has 0.1 for ten classes, 6 for a hundred, in long runs. With few
+            images and epochs too little is learned with 0.1 (docs/baselines.md).
         beta: weight of the reverse one; there 1 and 0.1.
         form: ``"paper"`` or ``"released"``, see :func:`ferkit.functional.symmetric_cross_entropy`.
         **options: of :class:`ferkit.recipes.BackboneRecipe`.
     """
 
     def __init__(
-        self, num_classes: int, alpha: float = 0.1, beta: float = 1.0, form: str = "paper", **options: Any
+        self, num_classes: int, alpha: float = 1.0, beta: float = 1.0, form: str = "paper", **options: Any
     ) -> None:
         check_symmetric(alpha, beta, form, None)
         super().__init__(num_classes, mining="none", **options)

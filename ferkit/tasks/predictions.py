@@ -54,7 +54,8 @@ def annotate(recipe: Recipe, dataset: Any, batch_size: int = 256) -> Predictions
     training = recipe.training
     recipe.eval()
     try:
-        for batch in DataLoader(dataset, batch_size):
+        # a generator of its own: a loader takes its seed from the global one otherwise
+        for batch in DataLoader(dataset, batch_size, generator=torch.Generator()):
             images = batch["image"].to(recipe.device)
             if isinstance(recipe, LabelSetRecipe):
                 found = recipe.annotate(images)

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +20,16 @@ from torch import Tensor
 
 from ferkit.checks import check_choice, check_number, renamed
 from ferkit.data._progress import progress as progress_line
-from ferkit.data.images import ImageError, decode, pillow, pixels_of
-from ferkit.data.readers.folder import image_files
+from ferkit.data.images import ImageError, decode, eight_bit_image, pillow, pixels_of
+from ferkit.data.readers.folder import image_files, is_text
 from ferkit.reports import write_text
 from ferkit.tasks.predictions import Predictions, annotate, check_table_path
 from ferkit.tasks.run import Run, load_recipe
 
 __all__ = ["Predictor", "predict_images"]
 
-SHOWN = 10  # unreadable images that are named
+THREADS = 8  # that decode
+Pixels = NDArray[np.uint8]
 
 
 class Predictor:
@@ -41,7 +43,7 @@ class Predictor:
         classes: names in the order of the probabilities. size: edge in pixels of what the network sees.
         recipe: the trained recipe, in ``eval()``.
 
-    Call with images: a path or several, Pillow images, uint8 arrays (H, W, 3) or (H, W), uint8 tensors (3, H, W), or
+    Call with an image or several: paths, Pillow images, uint8 arrays (H, W, 3) or (H, W), uint8 tensors (3, H, W), or
     one tensor (N, 3, H, W); face crops, in RGB, which are resized as those of the training were. Gives ``Predictions``
     on the CPU, in the order of the images: ``probabilities`` (N, C), ``uncertainty`` (N,) in [0, 1] (entropy by the
     largest one), ``values`` (N, V) and ``value_names`` of a run that learned valence and arousal. What is said of an
@@ -62,50 +64,69 @@ class Predictor:
         config = Run(Path(run)).read_config()
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
         try:
-            torch.empty(0, device=chosen)
-        except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-            raise ValueError(f"device: {str(chosen)!r} cannot be used here ({error})") from error
+            torch.zeros(1, device=chosen).cpu()
+        except Exception as error:  # torch raises many kinds: RuntimeError, AssertionError, ModuleNotFoundError
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"device: {str(chosen)!r} cannot be used here ({reason})") from error
         self.recipe = load_recipe(Run(Path(run))).to(chosen)
         self.classes, self.size = tuple(config["classes"]), int(config["size"])
 
     def __call__(self, images: Any, batch_size: int = 256) -> Predictions:
         check_number(batch_size, "batch_size", 1, integer=True)
-        listed = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-        return self.of_pixels([self.pixels(image, position) for position, image in enumerate(listed)], batch_size)
+        listed = list(enumerate(_several(images)))
+        batches = []
+        with ThreadPoolExecutor(THREADS) as pool:
+            for start in range(0, max(len(listed), 1), batch_size):
+                pixels = list(pool.map(lambda item: self.pixels(*item), listed[start : start + batch_size]))
+                batches.append(self.of_pixels(pixels, batch_size))
+        shares = [batch.probabilities for batch in batches if batch.probabilities is not None]
+        values = torch.cat([batch.values for batch in batches])
+        return Predictions(torch.cat(shares) if shares else None, values, batches[0].value_names)
 
-    def of_pixels(self, pixels: Sequence[NDArray[np.uint8]], batch_size: int = 256) -> Predictions:
+    def of_pixels(self, pixels: Sequence[Pixels], batch_size: int = 256) -> Predictions:
         """Of arrays uint8 (3, size, size), as ``pixels`` makes them."""
         return annotate(self.recipe, [{"image": torch.from_numpy(each)} for each in pixels], batch_size)
 
-    def pixels(self, image: Any, position: int = 0) -> NDArray[np.uint8]:
-        """What the network sees of an image, uint8 (3, size, size)."""
+    def pixels(self, position: int, image: Any) -> Pixels:
+        """What the network sees of an image, uint8 (3, size, size); errors name its position."""
         if isinstance(image, (str, os.PathLike)):
             return decode(Path(image), self.size)
-        found = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-        if isinstance(image, Tensor) and found.ndim == 3 and found.shape[0] == 3:
-            found = found.transpose(1, 2, 0)
-        elif isinstance(image, Tensor):
-            raise ValueError(f"images: expected tensors of shape (3, H, W), got {tuple(found.shape)} at {position}")
-        if isinstance(found, np.ndarray):
-            if found.dtype != np.uint8:
-                raise TypeError(f"images: expected dtype uint8, got {found.dtype} at {position}")
-            if not (found.size and (found.ndim == 2 or (found.ndim == 3 and found.shape[2] == 3))):
-                raise ValueError(
-                    f"images: expected arrays of shape (H, W, 3) or (H, W), got {found.shape} at {position}"
-                )
-            return pixels_of(pillow().Image.fromarray(np.ascontiguousarray(found)), self.size)
-        if isinstance(found, pillow().Image.Image):
-            return pixels_of(found, self.size)
-        raise TypeError(f"images: expected paths, Pillow images, arrays or tensors, got {type(image).__name__}")
+        if isinstance(image, pillow().Image.Image):
+            return pixels_of(eight_bit_image(image, f"image {position}"), self.size)
+        array = image
+        if isinstance(image, Tensor):
+            if image.ndim != 3 or image.shape[0] != 3:
+                raise ValueError(f"images: expected tensors of shape (3, H, W), got {tuple(image.shape)} at {position}")
+            array = image.detach().cpu().permute(1, 2, 0).numpy()
+        if not isinstance(array, np.ndarray):
+            kinds = "paths, Pillow images, arrays or tensors"
+            raise TypeError(f"images: expected {kinds}, got {type(image).__name__} at {position}")
+        if array.dtype != np.uint8:
+            raise TypeError(f"images: expected dtype uint8, got {array.dtype} at {position}")
+        if not (array.size and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3))):
+            raise ValueError(f"images: expected arrays of shape (H, W, 3) or (H, W), got {array.shape} at {position}")
+        return pixels_of(pillow().Image.fromarray(np.ascontiguousarray(array)), self.size)
+
+
+def _several(images: Any) -> list[Any]:
+    """The images of a call: one alone is a list of one."""
+    alone = isinstance(images, (str, os.PathLike, pillow().Image.Image))
+    if alone or (isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4):
+        return [images]
+    try:
+        return list(images)
+    except TypeError as error:
+        raise TypeError(f"images: expected an image or several, got {type(images).__name__}") from error
 
 
 def predict_images(
-    run: str,
-    images: Sequence[str],
-    out: str = "predictions.csv",
+    run: str | os.PathLike[str],
+    images: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] = "predictions.csv",
     batch_size: int = 256,
     device: str | None = None,
     on_error: Literal["raise", "skip"] = "raise",
+    replace: bool = False,
     progress: bool = True,
 ) -> dict[str, float]:
     """Write what a run says of image files that need no labels, one row an image.
@@ -117,10 +138,11 @@ def predict_images(
     Args:
         run: a run folder.
         images: files, and folders, which are searched to any depth; face crops, as those the run was trained on.
-        out: the .csv file; one that does not begin as these do is not replaced.
+        out: the .csv file.
         batch_size: images at once.
         device: "cpu", "cuda", ...; a GPU where there is one if not given.
         on_error: "raise": an image that cannot be read ends the work; "skip": it is left out and named at the end.
+        replace: write over a file that is there.
         progress: show a progress line.
 
     Returns:
@@ -133,22 +155,21 @@ def predict_images(
     check_number(batch_size, "batch_size", 1, integer=True)
     with renamed(save_predictions="out"):
         check_table_path(out)
-    if Path(out).exists() and Path(out).stat().st_size and not _begins_as_ours(out):
-        raise ValueError(f"out: expected a new file, or predictions to replace, got {out!r}")
-    paths = _listed([images] if isinstance(images, str) else images)
+    if Path(out).exists() and not replace:
+        raise ValueError(f"out: expected a new file (or replace), got {os.fspath(out)!r}")
+    paths = _listed([images] if isinstance(images, (str, os.PathLike)) else images)
     predictor = Predictor(run, device)
     found: list[Predictions] = []
     read: list[Path] = []
     errors: list[ImageError] = []
-    for path, pixels in _in_batches(predictor, paths, batch_size, found, on_error, progress):
-        if isinstance(pixels, ImageError):
-            errors.append(pixels)
-        else:
+    batches = _in_batches(predictor, paths, batch_size, found, on_error)
+    for path, error in progress_line(batches, len(paths), "Predicting images", progress):
+        if error is None:
             read.append(path)
+        else:
+            errors.append(error)
     if errors:
-        named = "".join(f"\n  {error}" for error in errors[:SHOWN])
-        more = f"\n  ... and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
-        text = f"images: {len(errors)} of {len(paths)} cannot be read:{named}{more}"
+        text = f"images: {len(errors)} of {len(paths)} cannot be read:" + "".join(f"\n  {error}" for error in errors)
         if not read:
             raise ValueError(text)
         print(text, file=sys.stderr)
@@ -157,59 +178,54 @@ def predict_images(
 
 
 def _in_batches(
-    predictor: Predictor, paths: list[Path], size: int, found: list[Predictions], on_error: str, progress: bool
-) -> Iterator[tuple[Path, NDArray[np.uint8] | ImageError]]:
-    """Each path with its pixels or why there are none; what is predicted of a batch goes into ``found``."""
-
-    def attempt(path: Path) -> NDArray[np.uint8] | ImageError:
-        try:
-            return predictor.pixels(path)
-        except ImageError as error:
-            if on_error == "raise":
-                raise
-            return error
-
-    def each() -> Iterator[tuple[Path, NDArray[np.uint8] | ImageError]]:
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(paths), size):
-                batch = paths[start : start + size]
-                pixels = list(pool.map(attempt, batch))
-                good = [value for value in pixels if not isinstance(value, ImageError)]
-                if good:
-                    found.append(predictor.of_pixels(good, size))
-                yield from zip(batch, pixels)
-
-    yield from progress_line(each(), len(paths), "Predicting images", progress)
+    predictor: Predictor, paths: list[Path], size: int, found: list[Predictions], on_error: str
+) -> Iterator[tuple[Path, ImageError | None]]:
+    """Each path, and why it cannot be read if so; what is predicted of a batch goes into ``found``."""
+    attempt = partial(_attempt, predictor, on_error)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(paths), size):
+            batch = paths[start : start + size]
+            decoded = list(pool.map(attempt, batch))
+            good = [pixels for pixels in decoded if not isinstance(pixels, ImageError)]
+            if good:
+                found.append(predictor.of_pixels(good, size))
+            yield from ((path, each if isinstance(each, ImageError) else None) for path, each in zip(batch, decoded))
 
 
-def _listed(images: Sequence[str]) -> list[Path]:
-    """The files, and those in the folders, each once, in their order."""
+def _attempt(predictor: Predictor, on_error: str, path: Path) -> Pixels | ImageError:
+    try:
+        return predictor.pixels(0, path)
+    except ImageError as error:
+        if on_error == "raise":
+            raise
+        return error
+
+
+def _listed(images: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files, and those in the folders, each once whatever it is called, in their order."""
     unread: Counter[str] = Counter()
-    paths: dict[Path, None] = {}
+    paths: dict[str, Path] = {}
     for given in images:
-        place = Path(given)
+        place, passed_over = Path(given), Counter[str]()
+        if not os.fspath(given) or not place.exists():
+            raise ValueError(f"images: expected files or folders, and there is no {os.fspath(given)!r}")
+        inside = [place]
         if place.is_dir():
             with renamed(root="images"):
-                inside = image_files(place, unread=unread)
-            if not inside and not unread:
-                raise ValueError(f"images: expected images in the folder {given!r}, got none")
-            paths |= dict.fromkeys(inside)
-        elif place.is_file():
-            paths[place] = None
-        else:
-            raise ValueError(f"images: expected files or folders, and there is no {given!r}")
+                inside = image_files(place, unread=passed_over)
+            if not inside and not passed_over:
+                raise ValueError(f"images: expected images in the folder {os.fspath(given)!r}, got none")
+        elif not is_text(str(place)):
+            raise ValueError(f"images: expected file names in UTF-8, got {str(place)!a}: rename it")
+        unread += passed_over
+        for path in inside:
+            paths.setdefault(os.path.realpath(path), path)
     if unread:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in unread.most_common())
         print(f"images: {unread.total()} are left out, of kinds that are not read: {kinds}", file=sys.stderr)
     if not paths:
         raise ValueError("images: expected at least one, got none")
-    return list(paths)
-
-
-def _begins_as_ours(path: str) -> bool:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        names = file.readline().strip().split(",")
-    return names[0] == "image" and not {"label", "split", "index"} & set(names) and len(names) > 1
+    return list(paths.values())
 
 
 def _table(paths: Sequence[Path], found: Sequence[Predictions], classes: Sequence[str]) -> str:

@@ -1,5 +1,8 @@
 """The baselines: their losses are the functions', whom co-teaching forgets, whom SCN relabels, what LTNet finds out."""
 
+from typing import ClassVar
+
+import lightning
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -28,8 +31,9 @@ def labels_of(size=12):
 def test_sce_has_the_functions_loss(close):
     output, labels = output_of(), labels_of()
     labels[3] = -1
-    for options in ({}, {"alpha": 6.0, "beta": 0.1, "form": "released"}):
-        found = SCE(CLASSES, **options).classification_loss(output, labels)["loss"]
+    for options in ({"alpha": 1.0}, {"alpha": 6.0, "beta": 0.1, "form": "released"}):
+        made = SCE(CLASSES, **options) if len(options) > 1 else SCE(CLASSES)
+        found = made.classification_loss(output, labels)["loss"]
         close(found, functional.symmetric_cross_entropy(output.logits, labels, **options))
     with pytest.raises(TypeError, match="target: expected None"):
         SCE(CLASSES).classification_loss(output, labels, torch.rand(12, CLASSES))
@@ -221,14 +225,23 @@ def test_ltnet_holds_its_belief_for_a_while():
         assert (gradient is None) == held
 
 
+class Sums(lightning.Callback):
+    """How far the weights' rows are off 1 after each batch."""
+
+    off: ClassVar[list[float]] = []
+
+    def on_train_batch_end(self, trainer, recipe, *_):
+        self.off.append(float((recipe.transition.weight.detach().sum(2) - 1).abs().max()))
+
+
 def test_ltnet_finds_out_who_is_mistaken():
     """The second annotator of the coloured faces takes every fourth for the next colour, the first none."""
     torch.manual_seed(0)
     options = {"learning_rate": 4e-3, "schedule": "constant", "width": 0.125, "dropout": 0.0}
     made = LTNet(3, sources=("a", "b"), values=("valence",), diagonal=0.9, **options)
-    metrics = fitted(made, 40, coloured())
+    metrics = fitted(made, 40, coloured(), Sums())
     assert float(metrics["val_accuracy"]) == 1.0
-    torch.testing.assert_close(made.transition.weight.sum(2), torch.ones(2, 3))  # projected after the last step
+    assert max(Sums.off) < 1e-5  # callbacks, which may write a checkpoint, see matrices
     first, second = made.annotators()
     assert first.diagonal().min() > 0.85
     torch.testing.assert_close(second.diagonal(), torch.full((3,), 0.75), rtol=0, atol=0.1)

@@ -24,9 +24,10 @@ def coloured(count=48):
     return items
 
 
-def fitted(recipe, epochs, items):
+def fitted(recipe, epochs, items, *callbacks):
     trainer = lightning.Trainer(
         max_epochs=epochs,
+        callbacks=list(callbacks),
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

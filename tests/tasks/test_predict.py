@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 import subprocess
 import sys
@@ -85,8 +86,14 @@ def test_files_and_folders_are_taken_once_in_the_order_given(run, folder, tmp_pa
     assert predict_images(str(run), words, progress=False) == {"images": 4.0, "skipped": 0.0}
     listed = [row["image"] for row in rows_of(tmp_path / "predictions.csv")]
     assert listed == [f"my faces/{name}" for name in ("deep/d.bmp", "a.jpg", "b.png", "deep/c.png")]
-    assert predict_images(str(run), "my faces/b.png", progress=False)["images"] == 1  # replaces its own
+    with pytest.raises(ValueError, match="out: expected a new file"):
+        predict_images(run, "my faces/b.png", progress=False)
+    assert predict_images(run, "my faces/b.png", replace=True, progress=False)["images"] == 1
     assert len(rows_of(tmp_path / "predictions.csv")) == 1
+    (tmp_path / "link").symlink_to(folder)
+    same = ("link", "my faces", folder / "a.jpg", "my faces/deep/../b.png")
+    assert predict_images(run, same, "once.csv", progress=False)["images"] == 4
+    assert rows_of(tmp_path / "once.csv")[0]["image"] == "link/a.jpg"
 
 
 def test_valence_and_arousal_are_columns(affect_run, folder, tmp_path):
@@ -111,8 +118,34 @@ def test_every_kind_of_image_is_the_same_image(run, folder):
     assert torch.equal(
         predictor([np.array(image.convert("L"))]).probabilities, predictor([image.convert("L")]).probabilities
     )
+    for alone in (image, array, tensor, array[..., 0]):
+        assert predictor(alone).probabilities.shape == (1, 7)
+    torch.testing.assert_close(predictor(array).probabilities[0], found.probabilities[0])
     nothing = predictor([])
     assert nothing.probabilities.shape == (0, 7) and nothing.uncertainty.shape == (0,)
+
+
+def test_a_pillow_image_is_seen_as_its_file_is(run, tmp_path):
+    """Turned as its camera says, and 16 bits not clipped."""
+    rng = np.random.default_rng(1)
+    turned, deep = tmp_path / "turned.jpg", tmp_path / "deep.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(turned, exif=exif, quality=95)
+    Image.fromarray(rng.integers(0, 65536, (40, 40)).astype(np.uint16)).save(deep)
+    predictor = ferkit.Predictor(run, device="cpu")
+    for path in (turned, deep):
+        with Image.open(path) as image:
+            assert np.array_equal(predictor.pixels(0, image), decode(path, 48))
+    with pytest.raises(ValueError, match="image cannot be read: image 1: ValueError: expected 8 or 16 bits a pixel"):
+        predictor([Image.new("L", (8, 8)), Image.new("F", (8, 8))])
+
+
+def test_the_global_generator_is_left_alone(run, folder):
+    predictor = ferkit.Predictor(run, device="cpu")
+    before = torch.get_rng_state()
+    predictor(folder / "b.png")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_uncertainty_runs_from_0_to_1():
@@ -136,7 +169,12 @@ def test_an_unreadable_image_ends_the_work_or_is_named(run, folder, tmp_path, ca
         and "broken.png" in said.err
         and "skipped              1" in said.out
     )
-    assert len(rows_of(out)) == 4
+    rows = rows_of(out)
+    assert [row["image"] for row in rows] == [
+        str(folder / name) for name in ("a.jpg", "b.png", "deep/c.png", "deep/d.bmp")
+    ]
+    one = ferkit.Predictor(run, device="cpu")(folder / "deep/c.png").probabilities[0]
+    assert float(rows[2]["p_happy"]) == pytest.approx(float(one[1]), abs=2e-6)
     assert run_ferkit("predict", run, folder / "broken.png", "--on-error skip --out", tmp_path / "none.csv") == 2
     assert not (tmp_path / "none.csv").exists()
 
@@ -150,8 +188,8 @@ def test_bad_requests_are_told_before_an_image_is_read(run, folder, tmp_path, ca
         ((run, tmp_path / "empty"), "images: expected images in the folder"),
         ((tmp_path / "empty", folder), "run: expected a run folder with config.yaml"),
         ((run, folder, "--out", tmp_path / "said.txt"), "out: expected a .csv file in a folder that can be written"),
-        ((run, folder, "--out", tmp_path / "faces.csv"), "out: expected a new file, or predictions to replace"),
-        ((run, folder, "--out", run / "labels.csv"), "out: expected a new file, or predictions to replace"),
+        ((run, folder, "--out", tmp_path / "faces.csv"), "out: expected a new file (or replace), got"),
+        ((run, folder, "--device meta"), "device: 'meta' cannot be used here"),
         ((run, folder, "--batch-size 0"), "batch_size: expected a value in"),
         ((run, folder, "--device abacus"), "device: 'abacus' cannot be used here"),
     ):
@@ -159,14 +197,48 @@ def test_bad_requests_are_told_before_an_image_is_read(run, folder, tmp_path, ca
         assert run_ferkit("predict", *words, *out) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "said.csv").exists()
-    with pytest.raises(ValueError, match="images: expected at least one, got none"):
-        predict_images(str(run), [], str(tmp_path / "said.csv"))
+    for nothing, message in (([], "expected at least one, got none"), ([""], "and there is no ''")):
+        with pytest.raises(ValueError, match=f"images: .*{message}"):
+            predict_images(run, nothing, tmp_path / "said.csv")
 
 
 def test_an_image_of_a_kind_that_is_not_read_is_told(run, folder, tmp_path, capsys):
     (folder / "e.heic").touch()
     assert run_ferkit("predict", run, folder, "--out", tmp_path / "said.csv") == 0
     assert "images: 1 are left out, of kinds that are not read: 1 .heic" in capsys.readouterr().err
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "e.heic").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="images: expected images in the folder"):
+        predict_images(run, (tmp_path / "only", tmp_path / "empty", folder), tmp_path / "more.csv", progress=False)
+
+
+def test_a_file_whose_name_begins_with_a_dash(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "b.png").rename(folder / "--my-face.png")
+    assert main(["predict", "--out", str(tmp_path / "said.csv"), str(run), "--", "--my-face.png"]) == 0
+    assert rows_of(tmp_path / "said.csv")[0]["image"] == "--my-face.png"
+
+
+def test_a_name_that_no_table_can_hold_is_told_first(run, folder, tmp_path, monkeypatch):
+    name = os.fsencode(folder) + b"/\xff.png"
+    try:
+        os.link(os.fsencode(folder / "b.png"), name)
+    except OSError:
+        pytest.skip("a file system of UTF-8 names only")
+    monkeypatch.setattr("ferkit.tasks.predictor.decode", None)
+    with pytest.raises(ValueError, match="images: expected file names in UTF-8"):
+        predict_images(run, [os.fsdecode(name)], tmp_path / "said.csv", progress=False)
+
+
+def test_a_run_of_values_alone(folder, tmp_path):
+    run, out = tmp_path / "values", tmp_path / "said.csv"
+    words = f"train vgg {COMMON} --width 0.1 --sources [] --accelerator cpu --out"
+    assert run_ferkit(words, run) == 0
+    assert predict_images(run, [folder], out, progress=False)["images"] == 4
+    assert list(rows_of(out)[0]) == ["image", "valence", "arousal"]
+    found = ferkit.Predictor(run, device="cpu")(folder / "a.jpg")
+    assert found.probabilities is None and found.uncertainty is None and found.values.shape == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +252,7 @@ def test_an_image_of_a_kind_that_is_not_read_is_told(run, folder, tmp_path, caps
         ),
         (np.zeros((8, 8, 4), np.uint8), ValueError, r"images: expected arrays of shape \(H, W, 3\) or \(H, W\), got"),
         (np.zeros((0, 8), np.uint8), ValueError, "images: expected arrays of shape"),
-        (3, TypeError, "images: expected paths, Pillow images, arrays or tensors, got int"),
+        (3, TypeError, "images: expected paths, Pillow images, arrays or tensors, got int at 1"),
     ],
 )
 def test_what_is_no_image_is_refused(run, image, error, message):
@@ -189,7 +261,7 @@ def test_what_is_no_image_is_refused(run, image, error, message):
 
 
 def test_ferkit_has_the_predictor_and_imports_without_it():
-    program = "import sys, ferkit; assert 'lightning' not in sys.modules and 'Predictor' in ferkit.__all__"
+    program = "import sys, ferkit; assert 'lightning' not in sys.modules and 'Predictor' in dir(ferkit)"
     subprocess.run([sys.executable, "-c", program], check=True)
     with pytest.raises(AttributeError, match="module 'ferkit' has no attribute 'Predicter'"):
         ferkit.Predicter  # noqa: B018

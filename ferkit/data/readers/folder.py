@@ -13,7 +13,7 @@ import numpy as np
 from ferkit.data.emotions import class_index, emotion_classes
 from ferkit.data.manifest import SPLIT_ALIASES, Manifest, canonical_split
 
-__all__ = ["image_files", "image_folder", "subfolders"]
+__all__ = ["image_files", "image_folder", "is_text", "subfolders"]
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif"),
@@ -124,7 +124,7 @@ def image_files(folder: Path, deep: bool = True, unread: Counter[str] | None = N
     for path in _files(str(folder), deep, [os.path.realpath(folder.parent)]):
         suffix = os.path.splitext(path)[1].lower()
         if suffix in SUFFIXES:
-            if not _is_text(path):
+            if not is_text(path):
                 raise ValueError(f"root: expected file names in UTF-8, got {path!a}: rename it")
             found.append(path.split(os.sep))
         elif unread is not None and suffix in UNREAD:
@@ -132,7 +132,7 @@ def image_files(folder: Path, deep: bool = True, unread: Counter[str] | None = N
     return [Path(os.sep.join(parts)) for parts in sorted(found)]  # by folder and name, as paths sort but faster
 
 
-def _is_text(path: str) -> bool:
+def is_text(path: str) -> bool:
     """Whether a name can be written into a table."""
     try:
         path.encode()

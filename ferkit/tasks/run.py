@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 import ferkit
@@ -175,7 +176,8 @@ def load_recipe(run: Run) -> Recipe:
     state = read_checkpoint(run.checkpoint)
     try:
         given = state["hyper_parameters"]
-        recipe = METHODS[config["method"]](**{**given, **({"pretrained": None} if "pretrained" in given else {})})
+        with torch.random.fork_rng(devices=[]):  # weights drawn and then replaced are nobody's draws
+            recipe = METHODS[config["method"]](**{**given, **({"pretrained": None} if "pretrained" in given else {})})
         recipe.load_state_dict(state["state_dict"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(

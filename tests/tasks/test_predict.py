@@ -142,9 +142,8 @@ def test_a_pillow_image_is_seen_as_its_file_is(run, tmp_path):
 
 
 def test_the_global_generator_is_left_alone(run, folder):
-    predictor = ferkit.Predictor(run, device="cpu")
     before = torch.get_rng_state()
-    predictor(folder / "b.png")
+    ferkit.Predictor(run, device="cpu")(folder / "b.png")
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -156,14 +156,17 @@ def check_number(
     *,
     integer: bool = False,
     open_low: bool = False,
+    open_high: bool = False,
 ) -> None:
-    """Raise unless ``value`` is a finite number in [low, high] (or (low, high] with ``open_low``)."""
+    """Raise unless ``value`` is a finite number in [low, high], without an end that is open."""
     kind = int if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind):
         raise TypeError(f"{name}: expected {'an integer' if integer else 'a number'}, got {value!r}")
     # comparisons only, which torch.compile can trace with symbolic numbers; NaN fails them all
-    if not (-math.inf < value < math.inf and low <= value <= high) or (open_low and value == low):
-        raise ValueError(f"{name}: expected a value in {'(' if open_low else '['}{low}, {high}], got {value!r}")
+    at_an_open_end = (open_low and value == low) or (open_high and value == high)
+    if not (-math.inf < value < math.inf and low <= value <= high) or at_an_open_end:
+        interval = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
+        raise ValueError(f"{name}: expected a value in {interval}, got {value!r}")
 
 
 @contextmanager

@@ -87,6 +87,13 @@ def test_numbers_are_in_range(value):
         checks.check_number(value, "x", 0, 2, open_low=True)
 
 
+@pytest.mark.parametrize("value", [2, -0.5])
+def test_an_open_upper_end_is_out_of_range(value):
+    with refuses(ValueError, f"x: expected a value in [0, 2), got {value!r}"):
+        checks.check_number(value, "x", 0, 2, open_high=True)
+    checks.check_number(1.999, "x", 0, 2, open_high=True)
+
+
 def test_numbers_accepted():
     checks.check_number(2, "x", 0, 2, integer=True)
     checks.check_number(0, "x", 0, 2)

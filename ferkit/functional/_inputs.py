@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ferkit.checks import check_floating, check_number
 
-__all__ = ["as_vector", "check_temperature", "full_precision", "promote", "zero_rows"]
+__all__ = ["as_vector", "check_temperature", "full_precision", "promote", "rank_among", "zero_rows"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,6 +56,15 @@ def zero_rows(values: Tensor, keep: Tensor) -> Tensor:
 def poison_rows(values: Tensor, wrong: Tensor | None) -> Tensor:
     """``values`` (..., N, D) with NaN in the rows whose label is out of range (see `out_of_range`)."""
     return values if wrong is None else torch.where(wrong.unsqueeze(-1), torch.nan, values)
+
+
+def rank_among(values: Tensor, part: Tensor) -> Tensor:
+    """The place (N,) of each value in their order, the smallest first, those without a ``part`` (N,) behind all others.
+
+    Of equal values the earlier is first; NaN is the largest.
+    """
+    order = values.detach().argsort(stable=True)
+    return order[(~part)[order].byte().argsort(stable=True)].argsort()
 
 
 def as_vector(values: Tensor, name: str) -> Tensor:

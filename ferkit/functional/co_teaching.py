@@ -15,12 +15,12 @@ from ferkit.checks import (
     check_shape,
     check_tensor,
 )
-from ferkit.functional._inputs import full_precision, promote, zero_rows
+from ferkit.functional._inputs import full_precision, promote, rank_among, zero_rows
 from ferkit.functional.symmetric import log_probability
 from ferkit.ops import flag_out_of_range
 from ferkit.reduction import REDUCTIONS, combine_weights, reduce, safe_divide
 
-__all__ = ["CO_TEACHING_DIVISORS", "check_rate", "co_teaching_loss", "forget_rate", "small_loss_selection"]
+__all__ = ["CO_TEACHING_DIVISORS", "co_teaching_loss", "forget_rate", "small_loss_selection"]
 
 CO_TEACHING_DIVISORS = ("kept", "released")
 
@@ -66,7 +66,7 @@ def co_teaching_loss(
     """
     check_choice(reduction, "reduction", REDUCTIONS)
     check_choice(divisor, "divisor", CO_TEACHING_DIVISORS)
-    check_rate(forget_rate, "forget_rate")
+    check_number(forget_rate, "forget_rate", 0, 1, open_high=True)
     check_floating(logits, "logits")
     check_shape(logits, "logits", ("N", "C"))
     size, num_classes = logits.shape
@@ -114,7 +114,7 @@ def small_loss_selection(losses: Tensor, forget_rate: float, part: Tensor | None
     """
     check_floating(losses, "losses")
     check_shape(losses, "losses", ("N",))
-    check_rate(forget_rate, "forget_rate")
+    check_number(forget_rate, "forget_rate", 0, 1, open_high=True)
     losses = losses.detach()
     if part is None:
         part = torch.ones_like(losses, dtype=torch.bool)
@@ -125,9 +125,7 @@ def small_loss_selection(losses: Tensor, forget_rate: float, part: Tensor | None
     check_device(losses, part=part)
     # a rounding more: the product may fall short of a whole number
     kept = ((1 - forget_rate) * part.sum().double() + 1e-9).floor().clamp_min(1)
-    order = losses.argsort(stable=True)
-    order = order[(~part)[order].byte().argsort(stable=True)]  # those without a part behind all others
-    return (order.argsort() < kept) & part
+    return (rank_among(losses, part) < kept) & part
 
 
 def forget_rate(epoch: float, final: float, over: float) -> float:
@@ -145,13 +143,6 @@ def forget_rate(epoch: float, final: float, over: float) -> float:
     [0.0, 0.1, 0.2, 0.2]
     """
     check_number(epoch, "epoch", 0.0)
-    check_rate(final, "final")
+    check_number(final, "final", 0, 1, open_high=True)
     check_number(over, "over", 0.0)
     return final if epoch >= over else final * epoch / over
-
-
-def check_rate(rate: float, name: str) -> None:
-    """Raise unless ``rate`` is a number in [0, 1)."""
-    check_number(rate, name)
-    if not 0 <= rate < 1:
-        raise ValueError(f"{name}: expected a value in [0, 1), got {rate!r}")

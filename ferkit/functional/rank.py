@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ferkit.checks import check_number, check_shape
-from ferkit.functional._inputs import as_vector, full_precision, promote
+from ferkit.functional._inputs import as_vector, full_precision, promote, rank_among
 from ferkit.reduction import combine_weights, safe_divide
 
 __all__ = ["check_rank", "rank_regularization"]
@@ -54,9 +54,7 @@ def rank_regularization(
     confidence = torch.where(part, confidence, 0)
     count = part.sum()
     upper = torch.minimum((share * count.double() + 1e-9).floor().clamp_min(1), count - 1)
-    order = confidence.detach().argsort(descending=True, stable=True)
-    order = order[(~part)[order].byte().argsort(stable=True)]  # those without a part behind all others
-    rank = order.argsort()
+    rank = rank_among(-confidence, part)
     high = torch.where(rank < upper, weight, 0)
     low = torch.where(rank < upper, 0, weight)
     means = [safe_divide((confidence * each).sum(), each.sum()) for each in (high, low)]
@@ -66,7 +64,5 @@ def rank_regularization(
 
 
 def check_rank(share: float, margin: float) -> None:
-    check_number(share, "share", 0.0, 1.0, open_low=True)
-    if share == 1:
-        raise ValueError(f"share: expected a value in (0, 1), got {share!r}")
+    check_number(share, "share", 0, 1, open_low=True, open_high=True)
     check_number(margin, "margin", 0.0)

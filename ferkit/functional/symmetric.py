@@ -98,6 +98,4 @@ def check_symmetric(alpha: float, beta: float, form: str, log_zero: float | None
     check_number(beta, "beta", 0.0)
     check_choice(form, "form", SYMMETRIC_FORMS)
     if log_zero is not None:
-        check_number(log_zero, "log_zero")
-        if log_zero >= 0:
-            raise ValueError(f"log_zero: expected a value below 0, got {log_zero!r}")
+        check_number(log_zero, "log_zero", high=0, open_high=True)

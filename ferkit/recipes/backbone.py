@@ -12,7 +12,7 @@ from ferkit.blocks.branched_backbone import BranchedBackbone, BranchedOutput
 from ferkit.blocks.pretrained import load_pretrained
 from ferkit.blocks.routed_backbone import RoutedBackbone
 from ferkit.checks import check_choice, renamed
-from ferkit.data.augment import gaussian_noise, normalize_images, random_erasing
+from ferkit.data.augment import gaussian_noise, random_erasing
 from ferkit.recipes._released_schedule import released_adam
 from ferkit.recipes.base import Batch, Recipe
 
@@ -115,7 +115,7 @@ class BackboneRecipe(Recipe):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C) of uint8 images (N, 3, H, W)."""
-        logits: Tensor = self.model(normalize_images(images).contiguous(memory_format=torch.channels_last)).logits
+        logits: Tensor = self.model(self.prepared(images)).logits
         return logits
 
 

@@ -81,8 +81,11 @@ class Recipe(lightning.LightningModule):
 
     def augmented(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's images (N, 3, H, W), shifted, mirrored and normalised."""
-        images = normalize_images(random_crop_flip(batch["image"], self._generator(batch_idx), self.padding, self.flip))
-        return images.contiguous(memory_format=torch.channels_last)
+        return self.prepared(random_crop_flip(batch["image"], self._generator(batch_idx), self.padding, self.flip))
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Images uint8 (N, 3, H, W) as the network takes them: normalised, channels last."""
+        return normalize_images(images).contiguous(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         losses = self.batch_loss(self.augmented(batch, batch_idx), batch)

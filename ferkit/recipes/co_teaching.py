@@ -13,8 +13,7 @@ from ferkit import functional
 from ferkit.blocks.branched_backbone import BranchedBackbone
 from ferkit.blocks.pretrained import load_pretrained
 from ferkit.checks import check_choice, check_number
-from ferkit.data.augment import normalize_images
-from ferkit.functional.co_teaching import CO_TEACHING_DIVISORS, check_rate
+from ferkit.functional.co_teaching import CO_TEACHING_DIVISORS
 from ferkit.recipes.backbone import BackboneRecipe
 from ferkit.recipes.base import Batch, Recipe
 
@@ -51,7 +50,7 @@ class CoTeaching(BackboneRecipe):
         networks: str = "first",
         **options: Any,
     ) -> None:
-        check_rate(forget_rate, "forget_rate")
+        check_number(forget_rate, "forget_rate", 0, 1, open_high=True)
         check_number(forget_over, "forget_over", 0, 1)
         check_choice(divisor, "divisor", CO_TEACHING_DIVISORS)
         check_choice(networks, "networks", NETWORKS)
@@ -74,6 +73,6 @@ class CoTeaching(BackboneRecipe):
         """Logits (N, C) of uint8 images (N, 3, H, W); the logarithms of a distribution where both networks predict."""
         if self.networks == "first":
             return super().forward(images)
-        seen = normalize_images(images).contiguous(memory_format=torch.channels_last)
+        seen = self.prepared(images)
         both = torch.stack([network(seen).logits.log_softmax(1) for network in (self.model, self.peer)])
         return both.logsumexp(0) - math.log(2)

@@ -13,7 +13,6 @@ from ferkit.blocks.branched_backbone import BranchedOutput
 from ferkit.blocks.routed_backbone import RoutedBackbone
 from ferkit.blocks.uncertainty_head import UncertaintyHead
 from ferkit.checks import check_number
-from ferkit.data.augment import normalize_images
 from ferkit.recipes._dmue_settings import SAMPLERS, SETTINGS, chosen_values
 from ferkit.recipes._game import seeded
 from ferkit.recipes.backbone import BackboneRecipe, distribution_cross_entropy
@@ -249,7 +248,7 @@ class DMUE(BackboneRecipe):
 
         Confidence is a sample's relation to its batch (eq. 7): use batches that hold every class.
         """
-        images = normalize_images(batch["image"]).contiguous(memory_format=torch.channels_last)
+        images = self.prepared(batch["image"])
         output, labels = self.model.forward_branches(images), batch["label"]
         probability = self._calibrated(output.logits).softmax(1)
         distribution = torch.zeros_like(probability)

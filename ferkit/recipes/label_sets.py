@@ -13,7 +13,6 @@ from torch import Tensor
 from ferkit import functional
 from ferkit.blocks import EncoderOutput, VGGEncoder
 from ferkit.checks import check_choice, check_label_range, check_number
-from ferkit.data.augment import normalize_images
 from ferkit.functional.concordance import CONVENTIONS
 from ferkit.recipes.base import Batch, Recipe
 
@@ -126,7 +125,7 @@ class LabelSetRecipe(Recipe):
         return LabelPrediction(logits.softmax(2), values)
 
     def _look(self, images: Tensor) -> EncoderOutput:
-        output: EncoderOutput = self.encoder(normalize_images(images).contiguous(memory_format=torch.channels_last))
+        output: EncoderOutput = self.encoder(self.prepared(images))
         return output
 
     def split(self, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ferkit import functional
 from ferkit.blocks.branched_backbone import BranchedOutput
 from ferkit.checks import check_choice, check_labels, check_number, check_tensor
-from ferkit.data.augment import normalize_images
 from ferkit.functional.rank import check_rank
 from ferkit.recipes.backbone import BackboneRecipe
 from ferkit.recipes.base import Batch
@@ -135,16 +134,12 @@ class SCN(BackboneRecipe):
 
     def forward(self, images: Tensor) -> Tensor:
         """alpha times the logits, (N, C), of uint8 images (N, 3, H, W)."""
-        output = self._see(images)
+        output = self.model(self.prepared(images))
         return self.confidence(output.features).unsqueeze(1) * output.logits
 
     def confidence_of(self, images: Tensor) -> Tensor:
         """alpha (N,) of uint8 images (N, 3, H, W)."""
-        return self.confidence(self._see(images).features)
-
-    def _see(self, images: Tensor) -> BranchedOutput:
-        output: BranchedOutput = self.model(normalize_images(images).contiguous(memory_format=torch.channels_last))
-        return output
+        return self.confidence(self.model(self.prepared(images)).features)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         """As usual; a recipe made without its training set takes its labels from the state."""

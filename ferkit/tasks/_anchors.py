@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ferkit.blocks.branched_backbone import BranchedOutput
-from ferkit.data.augment import normalize_images
 from ferkit.recipes import DMUE
 from ferkit.samplers import ClassCoverageBatchSampler
 
@@ -56,7 +55,7 @@ def follow_anchors(
     recipe.eval()
     features, logits = [], []
     for batch in DataLoader(dataset, 256):
-        images = normalize_images(batch["image"].to(recipe.device)).contiguous(memory_format=torch.channels_last)
+        images = recipe.prepared(batch["image"].to(recipe.device))
         output = recipe.model.forward_target(images)
         features.append(output.features)
         logits.append(output.logits)

@@ -119,7 +119,7 @@ def test_modules_are_the_functions(reduction):
         (lambda: LatentDistributionLoss("C"), ValueError, "divisor: expected one of 'paper', 'released', got 'C'"),
         (lambda: SimilarityPreservingLoss("x"), ValueError, "form: expected one of"),
         (lambda: SymmetricCrossEntropy(-1.0), ValueError, "alpha: expected a value in [0.0, inf], got -1.0"),
-        (lambda: SymmetricCrossEntropy(log_zero=0.0), ValueError, "log_zero: expected a value below 0, got 0.0"),
+        (lambda: SymmetricCrossEntropy(log_zero=0.0), ValueError, "log_zero: expected a value in [-inf, 0), got 0.0"),
         (lambda: SymmetricCrossEntropy(form="x"), ValueError, "form: expected one of 'paper', 'released', got 'x'"),
         (lambda: CoTeachingLoss("x"), ValueError, "divisor: expected one of 'kept', 'released', got 'x'"),
         (lambda: RankRegularization(1.0), ValueError, "share: expected a value in (0, 1), got 1.0"),
